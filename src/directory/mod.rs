@@ -1,0 +1,1 @@
+//! Session files: the wanted set of sessions, read from watched directories.

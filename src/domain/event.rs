@@ -1,0 +1,307 @@
+//! Events: what is told, in CloudEvents 1.0 form.
+//!
+//! An [`Event`] is what the core decides; a [`Record`] is the same event once it has its place in
+//! the event log. A record's line is made from what is stored and nothing else, so a redelivery
+//! is the same line to the byte.
+
+use std::fmt;
+
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::id::SessionId;
+use super::labels::Labels;
+use super::observation::Problem;
+use super::resource::{Progress, Resource, ResourceKey, ResourceState};
+use super::time::Timestamp;
+
+/// Something that happened to a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    #[serde(skip)]
+    pub time: Timestamp,
+    pub session_id: SessionId,
+    /// Counts from 1 without gaps, across all lives of the session.
+    pub session_sequence: u64,
+    pub labels: Labels,
+    #[serde(flatten)]
+    pub detail: Detail,
+    pub progress: Progress,
+    /// When polling stops: the API's deadline, or the assumed one until there is an answer.
+    pub expires_at: Timestamp,
+}
+
+/// What an event says beyond the part common to all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Detail {
+    Tracked {},
+    Observed {
+        resources: Vec<Resource>,
+    },
+    StateChanged {
+        resource: ResourceKey,
+        from: ResourceState,
+        to: ResourceState,
+        left_required: bool,
+        changed_after: Timestamp,
+        changed_before: Timestamp,
+    },
+    Added {
+        resource: ResourceKey,
+        state: ResourceState,
+        changed_after: Timestamp,
+        changed_before: Timestamp,
+    },
+    Removed {
+        resource: ResourceKey,
+        last_state: ResourceState,
+        changed_after: Timestamp,
+        changed_before: Timestamp,
+    },
+    NothingRequired {},
+    Completed {},
+    Expiring {
+        required: Vec<ResourceKey>,
+    },
+    Ended {
+        reason: EndReason,
+        unresolved: Vec<Resource>,
+    },
+    PollFailing {
+        error: Problem,
+        failing_since: Timestamp,
+    },
+    PollRecovered {
+        error: Problem,
+        failing_since: Timestamp,
+    },
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    Expired,
+    Completed,
+    /// The API knows no such session: deleted, or the id was wrong. The two look alike.
+    NotFound,
+    /// No session file names it any more.
+    Untracked,
+}
+
+impl EndReason {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Completed => "completed",
+            Self::NotFound => "not_found",
+            Self::Untracked => "untracked",
+        }
+    }
+}
+
+/// The type of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    SessionTracked,
+    SessionObserved,
+    ResourceStateChanged,
+    ResourceAdded,
+    ResourceRemoved,
+    SessionNothingRequired,
+    SessionCompleted,
+    SessionExpiring,
+    SessionEnded,
+    SessionPollFailing,
+    SessionPollRecovered,
+}
+
+impl EventKind {
+    pub const ALL: [Self; 11] = [
+        Self::SessionTracked,
+        Self::SessionObserved,
+        Self::ResourceStateChanged,
+        Self::ResourceAdded,
+        Self::ResourceRemoved,
+        Self::SessionNothingRequired,
+        Self::SessionCompleted,
+        Self::SessionExpiring,
+        Self::SessionEnded,
+        Self::SessionPollFailing,
+        Self::SessionPollRecovered,
+    ];
+
+    /// The CloudEvents `type`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionTracked => "ibvwatch.session.tracked",
+            Self::SessionObserved => "ibvwatch.session.observed",
+            Self::ResourceStateChanged => "ibvwatch.resource.state_changed",
+            Self::ResourceAdded => "ibvwatch.resource.added",
+            Self::ResourceRemoved => "ibvwatch.resource.removed",
+            Self::SessionNothingRequired => "ibvwatch.session.nothing_required",
+            Self::SessionCompleted => "ibvwatch.session.completed",
+            Self::SessionExpiring => "ibvwatch.session.expiring",
+            Self::SessionEnded => "ibvwatch.session.ended",
+            Self::SessionPollFailing => "ibvwatch.session.poll_failing",
+            Self::SessionPollRecovered => "ibvwatch.session.poll_recovered",
+        }
+    }
+
+    /// The kind of that CloudEvents `type`, with or without the leading `ibvwatch.`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let full = |kind: &Self| kind.as_str() == text;
+        let short = |kind: &Self| kind.as_str().strip_prefix("ibvwatch.") == Some(text);
+        Self::ALL.into_iter().find(|kind| full(kind) || short(kind))
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Event {
+    #[must_use]
+    pub const fn kind(&self) -> EventKind {
+        match self.detail {
+            Detail::Tracked {} => EventKind::SessionTracked,
+            Detail::Observed { .. } => EventKind::SessionObserved,
+            Detail::StateChanged { .. } => EventKind::ResourceStateChanged,
+            Detail::Added { .. } => EventKind::ResourceAdded,
+            Detail::Removed { .. } => EventKind::ResourceRemoved,
+            Detail::NothingRequired {} => EventKind::SessionNothingRequired,
+            Detail::Completed {} => EventKind::SessionCompleted,
+            Detail::Expiring { .. } => EventKind::SessionExpiring,
+            Detail::Ended { .. } => EventKind::SessionEnded,
+            Detail::PollFailing { .. } => EventKind::SessionPollFailing,
+            Detail::PollRecovered { .. } => EventKind::SessionPollRecovered,
+        }
+    }
+
+    /// The CloudEvents `id`: equal for every delivery of this event.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.session_id, self.session_sequence)
+    }
+
+    /// Gives the event its place in the log.
+    ///
+    /// # Errors
+    /// None in practice: `data` has only string keys and finite numbers.
+    pub fn record(&self, sequence: u64, source: &str) -> Result<Record, serde_json::Error> {
+        Ok(Record {
+            sequence,
+            id: self.id(),
+            source: source.to_owned(),
+            kind: self.kind().as_str().to_owned(),
+            subject: Some(self.session_id),
+            time: self.time,
+            data: serde_json::value::to_raw_value(self)?,
+        })
+    }
+}
+
+/// An event in the log. Serializes to the CloudEvents JSON that every sink writes.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Position in the event log; grows, and is never given twice.
+    pub sequence: u64,
+    pub id: String,
+    pub source: String,
+    /// The CloudEvents `type`: text, since an older version's log may hold kinds that are gone.
+    pub kind: String,
+    pub subject: Option<SessionId>,
+    pub time: Timestamp,
+    pub data: Box<RawValue>,
+}
+
+impl Record {
+    /// The event as one line of NDJSON, with its line feed.
+    ///
+    /// # Errors
+    /// None in practice: there are only string keys.
+    pub fn to_line(&self) -> Result<String, serde_json::Error> {
+        let mut line = serde_json::to_string(self)?;
+        line.push('\n');
+        Ok(line)
+    }
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = 8 + usize::from(self.subject.is_some());
+        let mut object = serializer.serialize_struct("Event", fields)?;
+        object.serialize_field("specversion", "1.0")?;
+        object.serialize_field("id", &self.id)?;
+        object.serialize_field("source", &self.source)?;
+        object.serialize_field("type", &self.kind)?;
+        match &self.subject {
+            Some(subject) => object.serialize_field("subject", subject)?,
+            None => object.skip_field("subject")?,
+        }
+        object.serialize_field("time", &self.time)?;
+        object.serialize_field("datacontenttype", "application/json")?;
+        object.serialize_field("sequence", &format_args!("{:020}", self.sequence))?;
+        object.serialize_field("data", &self.data)?;
+        object.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_the_one_in_the_contract() {
+        let event = Event {
+            time: "2026-11-23T10:15:30.123Z".parse().unwrap(),
+            session_id: "3fa85f64-5717-4562-b3fc-2c963f66afa6".parse().unwrap(),
+            session_sequence: 3,
+            labels: Labels::new([("case".to_owned(), "A-17".to_owned())].into()).unwrap(),
+            detail: Detail::StateChanged {
+                resource: ResourceKey {
+                    kind: "ID_DOCUMENT".into(),
+                    id: "d430440c-5c6d-402c-9855-3aebc8145a94".into(),
+                    ordinal: 0,
+                },
+                from: ResourceState::Required,
+                to: ResourceState::InProgress,
+                left_required: true,
+                changed_after: "2026-11-23T10:14:58.900Z".parse().unwrap(),
+                changed_before: "2026-11-23T10:15:30.101Z".parse().unwrap(),
+            },
+            progress: Progress { total: 3, required: 2, in_progress: 1, complete: 0, other: 0 },
+            expires_at: "2026-12-07T22:00:00Z".parse().unwrap(),
+        };
+        let line = event.record(42, "ibvwatch").unwrap().to_line().unwrap();
+        let expected = concat!(
+            r#"{"specversion":"1.0","id":"3fa85f64-5717-4562-b3fc-2c963f66afa6/3","source":"ibvwatch","#,
+            r#""type":"ibvwatch.resource.state_changed","subject":"3fa85f64-5717-4562-b3fc-2c963f66afa6","#,
+            r#""time":"2026-11-23T10:15:30.123Z","datacontenttype":"application/json","sequence":"00000000000000000042","#,
+            r#""data":{"session_id":"3fa85f64-5717-4562-b3fc-2c963f66afa6","session_sequence":3,"labels":{"case":"A-17"},"#,
+            r#""resource":{"type":"ID_DOCUMENT","id":"d430440c-5c6d-402c-9855-3aebc8145a94","ordinal":0},"#,
+            r#""from":"REQUIRED","to":"IN_PROGRESS","left_required":true,"#,
+            r#""changed_after":"2026-11-23T10:14:58.900Z","changed_before":"2026-11-23T10:15:30.101Z","#,
+            r#""progress":{"total":3,"required":2,"in_progress":1,"complete":0,"other":0},"#,
+            r#""expires_at":"2026-12-07T22:00:00Z"}}"#,
+            "\n"
+        );
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn every_kind_is_found_by_its_long_and_its_short_name() {
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::parse(kind.as_str()), Some(kind));
+            assert_eq!(EventKind::parse(&kind.as_str()["ibvwatch.".len()..]), Some(kind));
+        }
+        assert_eq!(EventKind::parse("session"), None);
+    }
+}

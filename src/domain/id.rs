@@ -1,0 +1,108 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+/// The id of a Yoti session: a UUID in its hyphenated form.
+///
+/// ```
+/// use ibvwatch::domain::SessionId;
+///
+/// let id: SessionId = "3FA85F64-5717-4562-b3fc-2c963f66afa6".parse()?;
+/// assert_eq!(id.to_string(), "3fa85f64-5717-4562-b3fc-2c963f66afa6");
+/// assert!("3fa85f64".parse::<SessionId>().is_err());
+/// # Ok::<(), ibvwatch::domain::InvalidSessionId>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(Uuid);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a session id; write the UUID that Yoti returned as session_id, like 3fa85f64-5717-4562-b3fc-2c963f66afa6"
+)]
+pub struct InvalidSessionId(pub String);
+
+impl SessionId {
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const HYPHENATED: usize = 36;
+        if text.len() != HYPHENATED {
+            return Err(InvalidSessionId(shortened(text)));
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| InvalidSessionId(shortened(text)))
+    }
+}
+
+/// Enough of a wrong id to recognise it by, however long the text is.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 48;
+    if text.chars().count() <= LONGEST {
+        text.to_owned()
+    } else {
+        text.chars().take(LONGEST).chain("...".chars()).collect()
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0.as_hyphenated(), f)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for SessionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_every_form_but_the_hyphenated_one() {
+        for text in [
+            "",
+            "3fa85f6457174562b3fc2c963f66afa6",
+            "{3fa85f64-5717-4562-b3fc-2c963f66afa6}",
+            "urn:uuid:3fa85f64-5717-4562-b3fc-2c963f66afa6",
+            " 3fa85f64-5717-4562-b3fc-2c963f66afa",
+            "3fa85f64-5717-4562-b3fc-2c963f66afag",
+        ] {
+            assert!(text.parse::<SessionId>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_a_megabyte() {
+        let error = "x".repeat(1 << 20).parse::<SessionId>().unwrap_err();
+        assert!(error.to_string().len() < 250);
+    }
+}

@@ -1,0 +1,27 @@
+//! The pure core: what a session is, what an answer means for it, and when to ask again.
+//!
+//! Nothing here does IO, reads a clock, or has randomness of its own: the time and the random
+//! numbers are arguments, so equal inputs give equal bytes and a test can run a month in a
+//! millisecond. `tests/layering.rs` keeps it so.
+
+mod event;
+mod id;
+mod labels;
+mod observation;
+mod policy;
+mod queue;
+mod resource;
+mod schedule;
+mod session;
+mod time;
+
+pub use event::{Detail, EndReason, Event, EventKind, Record};
+pub use id::{InvalidSessionId, SessionId};
+pub use labels::{InvalidLabels, Labels};
+pub use observation::{Observation, Problem, ProblemKind, Snapshot};
+pub use policy::Policy;
+pub use queue::{DueQueue, Wake};
+pub use resource::{Listed, Progress, Resource, ResourceKey, ResourceState};
+pub use schedule::{Backoff, Urgency, jittered};
+pub use session::{Entry, Phase, Schedule, Session, Transition};
+pub use time::{InvalidTimestamp, Now, Timestamp};

@@ -1,0 +1,117 @@
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::resource::Listed;
+
+/// Everything that can come back from the API, in the words of the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// The session's configuration (200).
+    Configuration(Snapshot),
+    /// The session endpoint says ONGOING.
+    Ongoing,
+    /// The session endpoint says COMPLETED.
+    Completed,
+    /// The session endpoint says EXPIRED.
+    Expired,
+    /// 409: says nothing by itself.
+    NotReady(Problem),
+    /// 404: says nothing by itself; a deleted session and a wrong id look alike.
+    NotFound(Problem),
+    /// 401 or 403: a condition of the daemon, not of the session.
+    Unauthorized(Problem),
+    /// 429.
+    RateLimited { problem: Problem, retry_after: Option<Duration> },
+    /// 5xx.
+    ServerError { problem: Problem, retry_after: Option<Duration> },
+    /// No answer: refused, reset, timed out, TLS, DNS.
+    Unreachable(Problem),
+    /// An answer that makes no sense: not JSON, too large, another session's, an odd status.
+    Malformed(Problem),
+}
+
+/// What one good answer says of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// `client_session_token_ttl`, the time remaining; zero where the API says zero or less,
+    /// `None` where it doesn't say.
+    pub ttl: Option<Duration>,
+    pub resources: Vec<Listed>,
+}
+
+/// What went wrong with a poll, fit to be shown, logged and put into an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub kind: ProblemKind,
+    /// HTTP status, where there was an answer.
+    pub status: Option<u16>,
+    /// Yoti's `code`, e.g. `SESSION_NOT_FOUND`.
+    pub code: Option<String>,
+    /// `x-request-id`, which Yoti's support asks for.
+    pub request_id: Option<String>,
+    /// One line, in words; never holds a URL's query, a key or a token.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    NotReady,
+    NotFound,
+    Unauthorized,
+    RateLimited,
+    ServerError,
+    Unreachable,
+    Malformed,
+}
+
+impl ProblemKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotReady => "not_ready",
+            Self::NotFound => "not_found",
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited => "rate_limited",
+            Self::ServerError => "server_error",
+            Self::Unreachable => "unreachable",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(status) = self.status {
+            write!(f, " (HTTP {status}")?;
+            if let Some(code) = &self.code {
+                write!(f, ", {code}")?;
+            }
+            if let Some(id) = &self.request_id {
+                write!(f, ", request {id}")?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+impl Observation {
+    /// What went wrong, unless nothing did.
+    #[must_use]
+    pub const fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Configuration(_) | Self::Ongoing | Self::Completed | Self::Expired => None,
+            Self::NotReady(problem)
+            | Self::NotFound(problem)
+            | Self::Unauthorized(problem)
+            | Self::RateLimited { problem, .. }
+            | Self::ServerError { problem, .. }
+            | Self::Unreachable(problem)
+            | Self::Malformed(problem) => Some(problem),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Where sessions and events are kept: one trait, and what stands behind it.
+//!
+//! Two promises hold for every implementation. What was decided about a session (its new value
+//! and all events of the decision) is one atomic commit, and whoever awaits the commit is told
+//! only once it is durable. And a commit against a session that has moved on since it was
+//! leased is refused as stale, whole.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::domain::{Entry, Record, Session, SessionId, Timestamp, Transition, Urgency};
+
+/// Keeps sessions and their events, and says which session is to be polled next.
+pub trait Store: Send + Sync + 'static {
+    /// Tracks each session that isn't tracked yet and brings the entries of the others up to
+    /// date. A session that has ended and was listed ever since stays ended.
+    fn track(&self, entries: Vec<Entry>) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends each of these sessions as untracked, unless it has ended already.
+    fn untrack(&self, ids: Vec<SessionId>) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Waits until a session is to be polled, and leases it: nobody else is given it until
+    /// the lease is committed or released. What time alone brings about (a deadline reached)
+    /// is decided and committed on the way.
+    fn next_due(&self) -> impl Future<Output = Result<Lease, StoreError>> + Send;
+
+    /// Makes a decision durable and gives the lease back. A steady transition is not written.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] if the session has moved on since it was leased; nothing of the
+    /// transition is kept then, and the session is due again at once.
+    fn commit(
+        &self,
+        lease: Lease,
+        transition: Transition,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Gives a lease back undecided; the session is due again when it was.
+    fn release(&self, lease: Lease);
+
+    /// Waits until there are events behind the sink's cursor, and returns the first of them
+    /// in order of sequence, at most `limit`. A sink that is not known yet starts at the oldest.
+    fn read_events(
+        &self,
+        sink: &str,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Record>, StoreError>> + Send;
+
+    /// Moves the sink's cursor: everything up to and with that sequence has been delivered.
+    fn ack_events(
+        &self,
+        sink: &str,
+        up_to: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The ids of all sessions that a session file named when last heard.
+    fn listed(&self) -> Vec<SessionId>;
+
+    /// Sessions in order of id.
+    fn sessions(&self) -> impl Future<Output = Result<Vec<Session>, StoreError>> + Send;
+
+    fn session(
+        &self,
+        id: SessionId,
+    ) -> impl Future<Output = Result<Option<Session>, StoreError>> + Send;
+
+    /// Makes the present schedule durable, so that after a restart due times are where they were.
+    fn checkpoint(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Forgets sessions that ended, and events that every one of `sinks` has delivered, more
+    /// than `retention` ago. A session that a file still names is kept. What a forgotten
+    /// session's last `session_sequence` was is remembered without its id.
+    fn purge(
+        &self,
+        retention: Duration,
+        sinks: &[&str],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A session handed out to be polled.
+#[derive(Debug)]
+pub struct Lease {
+    pub session: Session,
+    pub urgency: Urgency,
+    /// When the poll fell due.
+    pub due_at: Timestamp,
+    /// Which value of the session this is; differs once anybody else has changed it.
+    pub revision: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("session {0} has moved on since it was leased")]
+    Stale(SessionId),
+    /// The store can't be used as it is; the text says why and what to do.
+    #[error("{0}")]
+    Unusable(String),
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
