@@ -1,1 +1,14 @@
-fn main() {}
+//! Arguments in, exit status out.
+
+
+use clap::Parser;
+
+fn main() {
+    let arguments = ibvwatch::cli::Arguments::parse();
+    let code = match ibvwatch::cli::execute(arguments) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    };
+    // A write to a pipe that nobody reads can't be called back; leaving does not wait for it.
+    std::process::exit(code);
+}

@@ -23,5 +23,5 @@ pub use policy::Policy;
 pub use queue::{DueQueue, Wake};
 pub use resource::{Listed, Progress, Resource, ResourceKey, ResourceState};
 pub use schedule::{Backoff, Urgency, jittered};
-pub use session::{Entry, Phase, Schedule, Session, Transition};
+pub use session::{Entry, Exchange, Phase, Schedule, Session, Transition};
 pub use time::{InvalidTimestamp, Now, Timestamp};

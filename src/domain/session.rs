@@ -74,7 +74,7 @@ pub struct Schedule {
     #[serde(skip, default = "quiet")]
     pub urgency: Urgency,
     pub last_poll: Option<Timestamp>,
-    /// The last good answer's arrival.
+    /// When the last good answer was asked for: what it says may be as old as that.
     pub last_good: Option<Timestamp>,
     /// In a row, of any kind; what the backoff grows with.
     pub failures: u32,
@@ -86,6 +86,14 @@ pub struct Schedule {
 
 const fn quiet() -> Urgency {
     Urgency::Quiet
+}
+
+/// When a configuration was asked for and when it came. What happened in between may or may not
+/// be in it, so a change is bounded by the one answer's asking and the next one's arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchange {
+    pub sent: Timestamp,
+    pub arrived: Timestamp,
 }
 
 /// Where a session stands, as people are shown it.
@@ -211,16 +219,17 @@ impl Session {
     }
 
     /// Decides what an answer means. `state` is what the session endpoint said, if
-    /// [`asks_state`](Self::asks_state) had it asked; `now` is the last answer's arrival.
+    /// [`asks_state`](Self::asks_state) had it asked.
     #[must_use]
     pub fn observe<R: Rng + ?Sized>(
         &self,
         observation: Observation,
         state: Option<Observation>,
-        now: Timestamp,
+        exchange: Exchange,
         policy: &Policy,
         rng: &mut R,
     ) -> Transition {
+        let now = exchange.arrived;
         let mut step = self.step(now);
         if self.life.ended.is_some() {
             return step.finish(self);
@@ -231,7 +240,7 @@ impl Session {
         let verdict = match observation {
             Observation::Configuration(snapshot) => {
                 step.recovered();
-                step.configuration(snapshot, policy);
+                step.configuration(snapshot, exchange.sent.min(now), policy);
                 step.state(state.unwrap_or(Observation::Ongoing), policy)
             }
             // The session endpoint's word decides; without it, the configuration's stands.
@@ -473,10 +482,10 @@ impl Step {
         self.tell(Detail::Ended { reason, unresolved });
     }
 
-    fn configuration(&mut self, snapshot: Snapshot, policy: &Policy) {
+    fn configuration(&mut self, snapshot: Snapshot, sent: Timestamp, policy: &Policy) {
         self.estimate_deadline(snapshot.ttl, policy);
         let first = !self.session.life.observed;
-        let last_good = self.session.schedule.last_good.replace(self.now);
+        let last_good = self.session.schedule.last_good.replace(sent);
         if first {
             self.session.life.observed = true;
             self.session.life.resources = resource::number(&[], snapshot.resources);
@@ -642,3 +651,6 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

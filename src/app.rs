@@ -1,0 +1,277 @@
+//! The daemon: every part built from the configuration, joined, and stopped in order.
+//!
+//! This is the only file that sees every part. What ends first decides how the daemon ends: a
+//! request to stop, a reader of standard output that has gone, or the death of a part, which is
+//! an error, since no part ends by itself.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::directory;
+use crate::domain::Policy;
+use crate::limiter::Bucket;
+use crate::poller::{Diary, Poller, PollerError};
+use crate::sinks::{DispatchError, Stdout, dispatch};
+use crate::store::{Context, SqliteStore, Store, StoreError};
+use crate::yoti;
+
+/// How the outside steers a running daemon.
+#[derive(Debug)]
+pub struct Control {
+    /// Cancelled when the daemon is to stop.
+    pub stop: CancellationToken,
+    /// New configurations to take over, already validated.
+    pub reload: mpsc::Receiver<Config>,
+}
+
+/// How a daemon ended that was not at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to.
+    Stopped,
+    /// Nobody reads standard output any more. What they did not read is delivered at the next
+    /// start.
+    ReaderGone,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The key, a certificate, or the store: nothing that trying again would mend.
+    #[error("{0}")]
+    Unusable(String),
+    #[error(transparent)]
+    Store(StoreError),
+    #[error(transparent)]
+    Poller(#[from] PollerError),
+    #[error(transparent)]
+    Dispatch(DispatchError),
+    #[error("standard output can't be used: {0}")]
+    Output(#[source] std::io::Error),
+    #[error("the {part} ended by itself{}", .error.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
+    Died { part: &'static str, error: Option<JoinError> },
+}
+
+impl From<StoreError> for AppError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unusable(message) => Self::Unusable(message),
+            StoreError::Stale(_) | StoreError::Failed(_) => Self::Store(error),
+        }
+    }
+}
+
+/// From the request to stop to the end: polls under way are waited for this long ...
+const POLLS_WITHIN: Duration = Duration::from_secs(6);
+/// ... and everything is over after this long, whatever hangs.
+const STOP_WITHIN: Duration = Duration::from_millis(9_500);
+const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// Changes of the wanted set that may wait for the store; the directory waits beyond that.
+const DELTAS_WAITING: usize = 4;
+
+/// Runs the daemon until it is told to stop or can't go on.
+///
+/// # Errors
+/// See [`AppError`].
+pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let api = yoti::Client::new(&config.api, Arc::clone(&clock))
+        .map_err(|error| AppError::Unusable(error.to_string()))?;
+    let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
+    let context = Context {
+        clock: Arc::clone(&clock),
+        policy: policy_now.clone(),
+        seed: rand::random(),
+        source: config.events.source.clone(),
+    };
+    let store = Arc::new(open_store(&config.store.path, context).await?);
+    let bucket = Arc::new(Bucket::new(config.limits, Arc::clone(&clock)));
+    let (bucket, bucket_now) = watch::channel(bucket);
+    let poller = Poller {
+        store: Arc::clone(&store),
+        api: Arc::new(api),
+        clock: Arc::clone(&clock),
+        policy: policy_now,
+        bucket: bucket_now,
+        max_in_flight: config.limits.max_in_flight,
+        rng: Mutex::new(StdRng::from_rng(&mut rand::rng())),
+        diary: Diary::default(),
+    };
+    let mut sinks = Vec::new();
+    let flush = CancellationToken::new();
+    if config.events.stdout {
+        let stdout = Stdout::new().map_err(AppError::Output)?;
+        sinks.push(tokio::spawn(dispatch(Arc::clone(&store), stdout, flush.clone())));
+    }
+    let stop_polls = CancellationToken::new();
+    let poller = tokio::spawn(poller.run(stop_polls.clone()));
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        sessions = store.listed().len(),
+        store = %config.store.path.display(),
+        api = %config.api.base_url,
+        "ibvwatch is running"
+    );
+    let mut daemon = Daemon { config, clock, store, policy, bucket, poller, sinks };
+    let ending = daemon.tend(control).await;
+    daemon.stop(&stop_polls, &flush, ending).await
+}
+
+async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppError> {
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path, context));
+    let died = |error| AppError::Died { part: "store", error: Some(error) };
+    Ok(opened.await.map_err(died)??)
+}
+
+struct Daemon {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    store: Arc<SqliteStore>,
+    policy: watch::Sender<Arc<Policy>>,
+    bucket: watch::Sender<Arc<Bucket>>,
+    poller: JoinHandle<Result<(), PollerError>>,
+    sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
+}
+
+impl Daemon {
+    /// Keeps the registry in step with the session files, and waits for something to end.
+    async fn tend(&mut self, mut control: Control) -> Result<Ending, AppError> {
+        let (deltas, mut changes) = mpsc::channel(DELTAS_WAITING);
+        let mut watching = self.watch_directories(&deltas);
+        let mut purge = tokio::time::interval(PURGE_EVERY);
+        loop {
+            tokio::select! {
+                () = control.stop.cancelled() => return Ok(Ending::Stopped),
+                ended = &mut self.poller => {
+                    ended.map_err(|error| AppError::Died { part: "poller", error: Some(error) })??;
+                    return Err(AppError::Died { part: "poller", error: None });
+                }
+                ended = first_to_end(&mut self.sinks) => return sink_ended(ended),
+                ended = &mut watching.task => {
+                    return Err(AppError::Died { part: "directory watch", error: ended.err() });
+                }
+                Some(delta) = changes.recv() => self.take_over(delta).await?,
+                Some(config) = control.reload.recv() => {
+                    if self.reload(config) {
+                        watching.stop.cancel();
+                        watching = self.watch_directories(&deltas);
+                    }
+                }
+                _ = purge.tick() => {
+                    let sinks: &[&str] = if self.config.events.stdout { &["stdout"] } else { &[] };
+                    self.store.purge(self.config.store.retention, sinks).await?;
+                }
+            }
+        }
+    }
+
+    fn watch_directories(&self, deltas: &mpsc::Sender<directory::Delta>) -> Watching {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(directory::watch(
+            self.config.sessions.clone(),
+            self.store.listed(),
+            deltas.clone(),
+            stop.clone(),
+        ));
+        Watching { task, stop }
+    }
+
+    async fn take_over(&self, delta: directory::Delta) -> Result<(), AppError> {
+        let (wanted, unwanted) = (delta.wanted.len(), delta.unwanted.len());
+        self.store.track(delta.wanted).await?;
+        self.store.untrack(delta.unwanted).await?;
+        let tracked = self.store.listed().len();
+        info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
+        Ok(())
+    }
+
+    /// Takes over what can change while running; true if the directories are to be watched anew.
+    fn reload(&mut self, new: Config) -> bool {
+        let old = std::mem::replace(&mut self.config, new);
+        let new = &self.config;
+        self.policy.send_replace(Arc::new(new.policy.clone()));
+        if new.limits != old.limits {
+            let bucket = Bucket::new(new.limits, Arc::clone(&self.clock));
+            self.bucket.send_replace(Arc::new(bucket));
+        }
+        let fixed = [
+            ("api", new.api != old.api),
+            ("store.path", new.store.path != old.store.path),
+            ("events", new.events != old.events),
+            ("poll.max_in_flight", new.limits.max_in_flight != old.limits.max_in_flight),
+        ];
+        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+            warn!(key, "changed, but takes effect only after a restart");
+        }
+        info!("configuration reloaded");
+        new.sessions != old.sessions
+    }
+
+    /// Stops the parts in the order in which work flows, so that what is under way gets out.
+    async fn stop(
+        mut self,
+        stop_polls: &CancellationToken,
+        flush: &CancellationToken,
+        ending: Result<Ending, AppError>,
+    ) -> Result<Ending, AppError> {
+        let deadline = Instant::now() + STOP_WITHIN;
+        stop_polls.cancel();
+        if !self.poller.is_finished()
+            && tokio::time::timeout(POLLS_WITHIN, &mut self.poller).await.is_err()
+        {
+            warn!("polls under way did not finish in time and are given up; nothing is lost by it");
+            self.poller.abort();
+        }
+        match tokio::time::timeout_at(deadline, self.store.checkpoint()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!("due times could not be saved: {error}"),
+            Err(_) => error!("due times could not be saved in time"),
+        }
+        flush.cancel();
+        for mut sink in self.sinks.into_iter().filter(|sink| !sink.is_finished()) {
+            if tokio::time::timeout_at(deadline, &mut sink).await.is_err() {
+                warn!("not every event could be written in time; the rest comes at the next start");
+                sink.abort();
+            }
+        }
+        info!("stopped");
+        ending
+    }
+}
+
+struct Watching {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
+
+async fn first_to_end(sinks: &mut [JoinHandle<Result<(), DispatchError>>]) -> SinkEnd {
+    match sinks.first_mut() {
+        Some(sink) => sink.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn sink_ended(ended: SinkEnd) -> Result<Ending, AppError> {
+    match ended {
+        Ok(Err(DispatchError::Closed(sink))) => {
+            warn!(sink, "nobody reads the events any more; stopping, the rest comes at the next start");
+            Ok(Ending::ReaderGone)
+        }
+        Ok(Err(error @ DispatchError::Store(_))) => Err(AppError::Dispatch(error)),
+        Ok(Ok(())) => Err(AppError::Died { part: "sink", error: None }),
+        Err(error) => Err(AppError::Died { part: "sink", error: Some(error) }),
+    }
+}

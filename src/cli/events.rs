@@ -1,0 +1,72 @@
+use std::io::Write;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::failure::SUCCESS;
+use super::{ConfigFiles, Failure, runtime};
+use crate::domain::{EventKind, SessionId};
+use crate::store::{EventFilter, Reader};
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    #[command(flatten)]
+    config: ConfigFiles,
+    /// Only events after this sequence
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    after: u64,
+    /// Only events of this session
+    #[arg(long, value_name = "ID")]
+    session: Option<SessionId>,
+    /// Only events of this type, such as resource.state_changed
+    #[arg(long = "type", value_name = "T", value_parser = kind)]
+    kind: Option<EventKind>,
+    /// Go on with new events as they are recorded
+    #[arg(long)]
+    follow: bool,
+}
+
+const PAGE: usize = 1_000;
+/// How often a followed log is looked at; the store tells nobody outside its process.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+fn kind(text: &str) -> Result<EventKind, String> {
+    EventKind::parse(text).ok_or_else(|| {
+        let all = EventKind::ALL.map(|kind| kind.as_str().trim_start_matches("ibvwatch."));
+        format!("there is no such type; there are {}", all.join(", "))
+    })
+}
+
+impl Events {
+    pub(super) fn execute(self) -> Result<i32, Failure> {
+        let config = self.config.load()?.require(&["store"])?;
+        let reader = Reader::open(&config.store.path)?;
+        let filter =
+            EventFilter { session: self.session, kind: self.kind.map(|k| k.as_str().to_owned()) };
+        let mut after = self.after;
+        if !self.follow {
+            while print_page(&reader, &filter, &mut after)? {}
+            return Ok(SUCCESS);
+        }
+        runtime()?.block_on(async {
+            let mut look = tokio::time::interval(LOOK_EVERY);
+            loop {
+                look.tick().await;
+                while print_page(&reader, &filter, &mut after)? {}
+            }
+        })
+    }
+}
+
+/// Prints the next events; false when there were none.
+fn print_page(reader: &Reader, filter: &EventFilter, after: &mut u64) -> Result<bool, Failure> {
+    let events = reader.events(*after, PAGE, filter)?;
+    let mut out = std::io::stdout().lock();
+    for event in &events {
+        let line = event.to_line().map_err(Failure::failed)?;
+        out.write_all(line.as_bytes())?;
+        *after = event.sequence;
+    }
+    out.flush()?;
+    Ok(!events.is_empty())
+}

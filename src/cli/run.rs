@@ -1,0 +1,91 @@
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::failure::SUCCESS;
+use super::logging::{self, LogFilter};
+use super::{ConfigFiles, Failure, runtime};
+use crate::app::{self, Control};
+use crate::config::Config;
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    config: ConfigFiles,
+}
+
+/// Status of a process that a second signal ended: as a shell reports a SIGINT.
+const INTERRUPTED: i32 = 130;
+
+impl Run {
+    pub(super) fn execute(self) -> Result<i32, Failure> {
+        let config = self.config.load()?.complete()?;
+        let filter = logging::start(&config.log)?;
+        let runtime = runtime()?;
+        let ended = runtime.block_on(async {
+            let stop = CancellationToken::new();
+            let (reloads, reload) = mpsc::channel(1);
+            let signals = Signals { files: self.config, filter, reloads, stop: stop.clone() };
+            signals.listen()?;
+            Ok(app::run(config, Control { stop, reload }).await?)
+        });
+        // A write that hangs must not keep the process from ending.
+        runtime.shutdown_background();
+        ended.map(|_: app::Ending| SUCCESS)
+    }
+}
+
+struct Signals {
+    files: ConfigFiles,
+    filter: LogFilter,
+    reloads: mpsc::Sender<Config>,
+    stop: CancellationToken,
+}
+
+impl Signals {
+    /// SIGTERM and SIGINT stop, a second one ends at once; SIGHUP reloads.
+    fn listen(self) -> Result<(), Failure> {
+        let on = |kind| {
+            signal(kind).map_err(|error| Failure::failed(format!("signals can't be taken: {error}")))
+        };
+        let mut interrupt = on(SignalKind::interrupt())?;
+        let mut terminate = on(SignalKind::terminate())?;
+        let mut hangup = on(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    Some(()) = interrupt.recv() => self.stop(),
+                    Some(()) = terminate.recv() => self.stop(),
+                    Some(()) = hangup.recv() => self.reload().await,
+                    else => return,
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn stop(&self) {
+        if self.stop.is_cancelled() {
+            std::process::exit(INTERRUPTED);
+        }
+        info!("stopping: polls under way are finished and events written; a second signal ends at once");
+        self.stop.cancel();
+    }
+
+    async fn reload(&self) {
+        match self.files.load().map(|loaded| loaded.complete().map_err(Failure::from)) {
+            Ok(Ok(config)) => {
+                if let Err(failure) = self.filter.change(&config.log) {
+                    error!(?failure, "log.level could not be changed");
+                }
+                // The receiver goes only when the daemon stops, and then there is nothing to do.
+                let _ = self.reloads.send(config).await;
+            }
+            Ok(Err(failure)) | Err(failure) => {
+                error!("the configuration stays as it was, since the new one is unusable:\n{failure}");
+            }
+        }
+    }
+}

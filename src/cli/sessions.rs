@@ -1,0 +1,112 @@
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::SUCCESS;
+use super::table::{Cell, DIM, RED, Table, phase_style, relative, terminal_width};
+use super::view::SessionView;
+use super::{ConfigFiles, Failure};
+use crate::clock::{Clock, SystemClock};
+use crate::domain::{Phase, Progress, Session, Timestamp};
+use crate::store::Reader;
+
+#[derive(Debug, Args)]
+pub(super) struct Sessions {
+    #[command(flatten)]
+    config: ConfigFiles,
+    /// Only sessions in this phase
+    #[arg(long)]
+    phase: Option<PhaseName>,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PhaseName {
+    Pending,
+    Quiet,
+    Active,
+    Failing,
+    Ended,
+}
+
+impl PhaseName {
+    const fn holds(self, phase: Phase) -> bool {
+        matches!(
+            (self, phase),
+            (Self::Pending, Phase::Pending)
+                | (Self::Quiet, Phase::Quiet)
+                | (Self::Active, Phase::Active)
+                | (Self::Failing, Phase::Failing)
+                | (Self::Ended, Phase::Ended(_))
+        )
+    }
+}
+
+impl Sessions {
+    pub(super) fn execute(self) -> Result<i32, Failure> {
+        let config = self.config.load()?.require(&["store"])?;
+        let reader = Reader::open(&config.store.path)?;
+        let now = SystemClock.now().wall;
+        let mut sessions = reader.sessions()?;
+        sessions.retain(|s| self.phase.is_none_or(|phase| phase.holds(s.phase(now))));
+        let mut out = anstream::stdout().lock();
+        if self.json {
+            let views: Vec<_> = sessions.iter().map(|s| SessionView::of(s, now)).collect();
+            serde_json::to_writer(&mut out, &views).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+            return Ok(SUCCESS);
+        }
+        let mut table = Table::new(&[
+            "SESSION", "PHASE", "DONE", "EXPIRES", "LAST POLL", "NEXT POLL", "LAST ERROR",
+        ]);
+        for session in &sessions {
+            table.row(row(session, now));
+        }
+        table.write(&mut out, terminal_width())?;
+        if sessions.is_empty() {
+            writeln!(out, "No sessions. Track one: ibvwatch track ID")?;
+        } else {
+            writeln!(
+                out,
+                "{DIM}A poll that finds no change is not written down; poll times are as last written.{DIM:#}"
+            )?;
+        }
+        Ok(SUCCESS)
+    }
+}
+
+fn row(session: &Session, now: Timestamp) -> Vec<Cell> {
+    let phase = session.phase(now);
+    let schedule = session.schedule();
+    let phase_text = match phase {
+        Phase::Ended(reason) => format!("ended: {}", reason.as_str()),
+        Phase::Pending | Phase::Quiet | Phase::Active | Phase::Failing => phase.as_str().to_owned(),
+    };
+    let last_poll = schedule.last_poll.map_or_else(|| "-".to_owned(), |at| relative(at, now));
+    let next_poll = match session.ended() {
+        Some(_) => "-".to_owned(),
+        None if schedule.poll_at <= now => "due".to_owned(),
+        None => relative(schedule.poll_at, now),
+    };
+    let expires = match session.ended() {
+        Some((_, at)) => relative(at, now),
+        None => relative(session.expires_at(), now),
+    };
+    let error = schedule.last_problem.as_ref().map_or_else(String::new, ToString::to_string);
+    vec![
+        session.id().to_string().into(),
+        Cell::styled(phase_text, phase_style(phase)),
+        progress(session.progress()).into(),
+        expires.into(),
+        last_poll.into(),
+        next_poll.into(),
+        Cell::styled(error, RED),
+    ]
+}
+
+/// How many resources have been supplied, of how many.
+pub(super) fn progress(progress: Progress) -> String {
+    format!("{}/{}", progress.total - progress.required, progress.total)
+}

@@ -1,0 +1,127 @@
+//! The request budget: a token bucket that runs on the shell's clock.
+
+use std::num::NonZeroU32;
+use std::ops::Add;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::{Clock as GovernorClock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use crate::clock::Clock;
+use crate::config::Limits;
+
+/// Allows `rate` requests a second on average, and `burst` at once after a pause.
+pub struct Bucket {
+    limiter: RateLimiter<NotKeyed, InMemoryState, Monotonic, NoOpMiddleware<Instant>>,
+    clock: Monotonic,
+}
+
+impl Bucket {
+    #[must_use]
+    pub fn new(limits: Limits, clock: Arc<dyn Clock>) -> Self {
+        let period = Duration::from_secs_f64(1.0 / limits.rate).max(Duration::from_nanos(1));
+        let burst = NonZeroU32::new(limits.burst).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(period)
+            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
+            .allow_burst(burst);
+        let clock = Monotonic(clock);
+        Self { limiter: RateLimiter::direct_with_clock(quota, clock.clone()), clock }
+    }
+
+    /// Takes a token, or says how long it is until there may be one.
+    ///
+    /// # Errors
+    /// The time to wait before asking again.
+    pub fn try_take(&self) -> Result<(), Duration> {
+        self.limiter.check().map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+    }
+
+    /// Waits for a token and takes it.
+    pub async fn take(&self) {
+        while let Err(wait) = self.try_take() {
+            // tokio's timers count whole milliseconds; rounding down would spin.
+            tokio::time::sleep(wait + Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bucket").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+struct Monotonic(Arc<dyn Clock>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Instant(Duration);
+
+impl GovernorClock for Monotonic {
+    type Instant = Instant;
+
+    fn now(&self) -> Instant {
+        Instant(self.0.now().monotonic)
+    }
+}
+
+impl Add<Nanos> for Instant {
+    type Output = Self;
+
+    fn add(self, nanos: Nanos) -> Self {
+        Self(self.0.saturating_add(nanos.into()))
+    }
+}
+
+impl Reference for Instant {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.saturating_sub(earlier.0).into()
+    }
+
+    fn saturating_sub(&self, nanos: Nanos) -> Self {
+        self.0.checked_sub(nanos.into()).map_or(*self, Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TokioClock;
+    use crate::domain::Timestamp;
+
+    fn bucket(rate: f64, burst: u32) -> Bucket {
+        let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(0)));
+        Bucket::new(Limits { rate, burst, max_in_flight: 1 }, clock)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_window_holds_more_than_the_burst_and_the_rate() {
+        let bucket = bucket(10.0, 20);
+        let start = tokio::time::Instant::now();
+        let mut taken = Vec::new();
+        while taken.len() < 200 {
+            bucket.take().await;
+            taken.push(start.elapsed().as_secs_f64());
+        }
+        for (first, &from) in taken.iter().enumerate() {
+            for (last, &to) in taken.iter().enumerate().skip(first) {
+                let allowed = 20.0 + 10.0 * (to - from);
+                assert!((last - first) as f64 <= allowed, "{from} to {to}");
+            }
+        }
+        assert!((17.9..19.0).contains(&taken[199]), "{}", taken[199]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_below_one_a_second_works() {
+        let bucket = bucket(0.1, 1);
+        bucket.take().await;
+        let start = tokio::time::Instant::now();
+        bucket.take().await;
+        assert!((9.9..10.2).contains(&start.elapsed().as_secs_f64()));
+    }
+}

@@ -1,0 +1,121 @@
+//! Who may import whom, as docs/ARCHITECTURE.md draws it, and what the core may not name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Module, and which of our modules it may name. `domain` names none; adapters name `domain`
+/// and never each other; `app` alone names every part of the daemon.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("clock", &["domain"]),
+    ("directory", &["domain"]),
+    ("yoti", &["clock", "domain"]),
+    ("store", &["clock", "domain"]),
+    ("sinks", &["domain", "store"]),
+    ("sim", &[]),
+    ("config", &["directory", "domain", "yoti"]),
+    ("limiter", &["clock", "config"]),
+    ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
+    ("app", &["clock", "config", "directory", "domain", "limiter", "poller", "sinks", "store", "yoti"]),
+    ("cli", &["app", "clock", "config", "directory", "domain", "sim", "store", "yoti"]),
+];
+
+/// IO, clocks, randomness of its own, and the runtime.
+const BANNED_IN_DOMAIN: &[&str] = &[
+    "tokio", "reqwest", "rusqlite", "notify", "tracing", "std::fs", "std::io", "std::net",
+    "std::env", "std::process", "std::thread", "SystemTime", "Instant", "::now()", "rand::rng(",
+    "rand::random", "thread_rng", "getrandom", "from_os_rng", "new_v4", "println!", "dbg!",
+];
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The source without comments and without what only tests see.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn modules() -> BTreeMap<String, Vec<(PathBuf, String)>> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut modules: BTreeMap<String, Vec<(PathBuf, String)>> = BTreeMap::new();
+    for path in sources(&src) {
+        let inside = path.strip_prefix(&src).unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
+        let module = first.trim_end_matches(".rs").to_owned();
+        let only_tests = inside.components().any(|part| {
+            part.as_os_str().to_string_lossy().trim_end_matches(".rs").ends_with("tests")
+        });
+        if module != "main" && module != "lib" && !only_tests {
+            modules.entry(module).or_default().push((path.clone(), code(&path)));
+        }
+    }
+    modules
+}
+
+fn named_modules(code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let group = group.split('}').next().unwrap_or_default();
+            named.extend(group.split(',').map(|item| first_word(item.trim())));
+        } else {
+            named.insert(first_word(rest));
+        }
+    }
+    named
+}
+
+fn first_word(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn modules_import_only_what_the_plan_allows() {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for (module, files) in modules() {
+        let Some(may) = allowed.get(module.as_str()) else {
+            wrong.push(format!("{module} stands nowhere in the plan"));
+            continue;
+        };
+        for (path, code) in files {
+            for named in named_modules(&code) {
+                if named != module && !may.contains(&named.as_str()) {
+                    wrong.push(format!("{} names {named}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_of_the_plan_exists() {
+    let modules = modules();
+    for (module, _) in ALLOWED {
+        assert!(modules.contains_key(*module), "{module} is in the plan and not in src");
+    }
+}
+
+#[test]
+fn the_core_names_no_io_no_clock_no_runtime_and_no_randomness_of_its_own() {
+    let modules = modules();
+    for (path, code) in &modules["domain"] {
+        for banned in BANNED_IN_DOMAIN {
+            assert!(!code.contains(banned), "{} names {banned}", path.display());
+        }
+    }
+}
