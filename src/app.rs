@@ -4,6 +4,7 @@
 //! request to stop, a reader of standard output that has gone, or the death of a part, which is
 //! an error, since no part ends by itself.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,7 +25,6 @@ use crate::limiter::Bucket;
 use crate::poller::{Diary, Poller, PollerError};
 use crate::sinks::{DispatchError, Stdout, dispatch};
 use crate::store::{Context, SqliteStore, Store, StoreError};
-use crate::yoti;
 
 /// How the outside steers a running daemon.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub enum AppError {
     Store(StoreError),
     #[error(transparent)]
     Poller(#[from] PollerError),
+    #[error(transparent)]
+    Directory(directory::WatchError),
     #[error(transparent)]
     Dispatch(DispatchError),
     #[error("standard output can't be used: {0}")]
@@ -85,7 +87,9 @@ const DELTAS_WAITING: usize = 4;
 /// See [`AppError`].
 pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let api = yoti::Client::new(&config.api, Arc::clone(&clock))
+    let api = config
+        .api
+        .client(Arc::clone(&clock))
         .map_err(|error| AppError::Unusable(error.to_string()))?;
     let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
     let context = Context {
@@ -119,7 +123,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
         store = %config.store.path.display(),
-        api = %config.api.base_url,
+        api = config.api.base_url.authority(),
         "ibvwatch is running"
     );
     let mut daemon = Daemon { config, clock, store, policy, bucket, poller, sinks };
@@ -129,7 +133,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
 
 async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppError> {
     let path = path.to_owned();
-    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path, context));
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path, &context));
     let died = |error| AppError::Died { part: "store", error: Some(error) };
     Ok(opened.await.map_err(died)??)
 }
@@ -158,13 +162,16 @@ impl Daemon {
                     return Err(AppError::Died { part: "poller", error: None });
                 }
                 ended = first_to_end(&mut self.sinks) => return sink_ended(ended),
-                ended = &mut watching.task => {
-                    return Err(AppError::Died { part: "directory watch", error: ended.err() });
+                ended = &mut watching => {
+                    return Err(match ended {
+                        Ok(Err(error)) => AppError::Directory(error),
+                        Err(error) => AppError::Died { part: "directory watch", error: Some(error) },
+                    });
                 }
                 Some(delta) = changes.recv() => self.take_over(delta).await?,
                 Some(config) = control.reload.recv() => {
                     if self.reload(config) {
-                        watching.stop.cancel();
+                        watching.abort();
                         watching = self.watch_directories(&deltas);
                     }
                 }
@@ -177,14 +184,13 @@ impl Daemon {
     }
 
     fn watch_directories(&self, deltas: &mpsc::Sender<directory::Delta>) -> Watching {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(directory::watch(
+        tokio::spawn(directory::watch(
             self.config.sessions.clone(),
             self.store.listed(),
+            SystemClock,
             deltas.clone(),
-            stop.clone(),
-        ));
-        Watching { task, stop }
+            watch::Sender::default(),
+        ))
     }
 
     async fn take_over(&self, delta: directory::Delta) -> Result<(), AppError> {
@@ -250,10 +256,7 @@ impl Daemon {
     }
 }
 
-struct Watching {
-    task: JoinHandle<()>,
-    stop: CancellationToken,
-}
+type Watching = JoinHandle<Result<Infallible, directory::WatchError>>;
 
 type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
 
@@ -267,7 +270,10 @@ async fn first_to_end(sinks: &mut [JoinHandle<Result<(), DispatchError>>]) -> Si
 fn sink_ended(ended: SinkEnd) -> Result<Ending, AppError> {
     match ended {
         Ok(Err(DispatchError::Closed(sink))) => {
-            warn!(sink, "nobody reads the events any more; stopping, the rest comes at the next start");
+            warn!(
+                sink,
+                "nobody reads the events any more; stopping, the rest comes at the next start"
+            );
             Ok(Ending::ReaderGone)
         }
         Ok(Err(error @ DispatchError::Store(_))) => Err(AppError::Dispatch(error)),

@@ -7,11 +7,16 @@
 mod sources;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::directory;
 use crate::domain::Policy;
-use crate::yoti::{self, BaseUrl, PathTemplate};
+use crate::yoti;
+use crate::yoti::{
+    Auth, BaseUrl, ClientError, InvalidSdkId, KeyError, PrivateKey, SessionPath, Signer,
+};
 
 use sources::Sources;
 pub use sources::{Environment, Place, Problem};
@@ -24,13 +29,62 @@ pub const DEFAULT_DIRECTORY: &str = "/etc/ibvwatch/config.d";
 /// The validated configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub api: yoti::Settings,
+    pub api: Api,
     pub sessions: directory::Settings,
     pub policy: Policy,
     pub limits: Limits,
     pub store: Store,
     pub events: Events,
     pub log: Log,
+}
+
+/// Where the API is and how requests are signed. The key is read when a client is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    pub base_url: BaseUrl,
+    pub configuration_path: SessionPath,
+    pub session_path: Option<SessionPath>,
+    pub sdk_id: String,
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+    /// In bytes.
+    pub max_response_size: u64,
+    pub ca_file: Option<PathBuf>,
+    pub private_key_file: PathBuf,
+    /// systemd's, whose files may be readable by the group.
+    pub credentials_directory: Option<PathBuf>,
+}
+
+/// Why no client can be made from the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("api.auth.private_key_file: {0}")]
+    Key(#[from] KeyError),
+    #[error("api.sdk_id: {0}")]
+    SdkId(#[from] InvalidSdkId),
+    #[error("{0}")]
+    Client(#[from] ClientError),
+}
+
+impl Api {
+    /// A client for this API.
+    ///
+    /// # Errors
+    /// The key or the certificates can't be used.
+    pub fn client(&self, clock: Arc<dyn Clock>) -> Result<yoti::Client, ApiError> {
+        let key = PrivateKey::load(&self.private_key_file, self.credentials_directory.as_deref())?;
+        let settings = yoti::Settings {
+            base_url: self.base_url.clone(),
+            configuration_path: self.configuration_path.clone(),
+            session_path: self.session_path.clone(),
+            auth: Auth::SignedRequest(Signer::new(&self.sdk_id, key)?),
+            timeout: self.timeout,
+            connect_timeout: self.connect_timeout,
+            max_response_size: self.max_response_size,
+            ca_file: self.ca_file.clone(),
+        };
+        Ok(yoti::Client::new(settings, clock)?)
+    }
 }
 
 /// How hard the API may be asked.
@@ -149,20 +203,24 @@ pub fn load(files: &[PathBuf], environment: &Environment) -> Loaded {
     Loaded { config, problems: sources.finish() }
 }
 
-fn api(sources: &mut Sources, environment: &Environment) -> yoti::Settings {
+fn api(sources: &mut Sources, environment: &Environment) -> Api {
     let sdk_id = sources.text("api.sdk_id").unwrap_or_default();
     if sdk_id.trim().is_empty() {
-        sources.problem("api.sdk_id", "required: the SDK id that the Yoti Hub shows beside your key");
+        sources
+            .problem("api.sdk_id", "required: the SDK id that the Yoti Hub shows beside your key");
     }
     if let Some(method) = sources.text("api.auth.method")
         && method != "signed_request"
     {
-        sources.problem("api.auth.method", format!("{method:?} is unknown; write \"signed_request\""));
+        sources
+            .problem("api.auth.method", format!("{method:?} is unknown; write \"signed_request\""));
     }
     let private_key_file = sources.text("api.auth.private_key_file").map(PathBuf::from);
     let credentials = environment.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let credential =
-        credentials.as_ref().map(|directory| directory.join("yoti.pem")).filter(|file| file.exists());
+    let credential = credentials
+        .as_ref()
+        .map(|directory| directory.join("yoti.pem"))
+        .filter(|file| file.exists());
     let private_key_file = private_key_file.or(credential).unwrap_or_else(|| {
         sources.problem(
             "api.auth.private_key_file",
@@ -170,13 +228,13 @@ fn api(sources: &mut Sources, environment: &Environment) -> yoti::Settings {
         );
         PathBuf::new()
     });
-    yoti::Settings {
-        base_url: sources.parsed("api.base_url").unwrap_or_else(BaseUrl::production),
+    Api {
+        base_url: sources.parsed("api.base_url").unwrap_or_default(),
         configuration_path: sources
             .parsed("api.configuration_path")
-            .unwrap_or_else(PathTemplate::configuration),
+            .unwrap_or_else(SessionPath::configuration),
         session_path: match sources.text("api.session_path") {
-            None => Some(PathTemplate::session()),
+            None => Some(SessionPath::session()),
             Some(empty) if empty.is_empty() => None,
             Some(_) => sources.parsed("api.session_path"),
         },
@@ -190,16 +248,13 @@ fn api(sources: &mut Sources, environment: &Environment) -> yoti::Settings {
     }
 }
 
-fn response_size(sources: &mut Sources) -> usize {
+fn response_size(sources: &mut Sources) -> u64 {
     let key = "api.max_response_size";
     let size = sources.parsed::<bytesize::ByteSize>(key).unwrap_or(bytesize::ByteSize::mib(1));
-    match usize::try_from(size.as_u64()) {
-        Ok(bytes) if bytes >= 1_024 => bytes,
-        Ok(_) | Err(_) => {
-            sources.problem(key, format!("{size} is out of range; write at least \"1KiB\""));
-            1 << 20
-        }
+    if size < bytesize::ByteSize::kib(1) {
+        sources.problem(key, format!("{size} is out of range; write at least \"1KiB\""));
     }
+    size.as_u64()
 }
 
 fn sessions(sources: &mut Sources) -> directory::Settings {
@@ -232,7 +287,12 @@ fn policy(sources: &mut Sources) -> Policy {
     let default = Policy::default();
     let policy = Policy {
         interval: duration(sources, "poll.interval", default.interval, CADENCE),
-        active_interval: duration(sources, "poll.active_interval", default.active_interval, CADENCE),
+        active_interval: duration(
+            sources,
+            "poll.active_interval",
+            default.active_interval,
+            CADENCE,
+        ),
         active_for: duration(sources, "poll.active_for", default.active_for, Duration::ZERO..=DAY),
         jitter: jitter(sources, default.jitter),
         final_poll_before_expiry: duration(
@@ -267,7 +327,8 @@ fn policy(sources: &mut Sources) -> Policy {
         confirm: sources.text("api.session_path").is_none_or(|path| !path.is_empty()),
     };
     if policy.backoff_max < policy.backoff_initial {
-        sources.problem("poll.backoff_max", "is less than poll.backoff_initial; write a longer one");
+        sources
+            .problem("poll.backoff_max", "is less than poll.backoff_initial; write a longer one");
     }
     if policy.active_interval > policy.interval {
         sources.problem(
@@ -337,7 +398,7 @@ fn log(sources: &mut Sources) -> Log {
     let mut level = sources.text(key).unwrap_or_else(|| "info".to_owned());
     if let Err(error) = level.parse::<tracing_subscriber::EnvFilter>() {
         sources.problem(key, format!("{error}; write like \"info\" or \"warn,ibvwatch=debug\""));
-        level = "info".to_owned();
+        "info".clone_into(&mut level);
     }
     let format = match sources.text("log.format").as_deref() {
         None | Some("text") => LogFormat::Text,

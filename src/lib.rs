@@ -2,11 +2,22 @@
 //!
 //! In reading order: what a session is and what an answer means for it (`domain`), where the
 //! ids come from (`directory`), how the API is asked (`yoti`), where things are kept (`store`),
-//! the loop that joins them (`poller`), and where events go (`sinks`).
+//! the loop that joins them (`poller`), where events go (`sinks`), and how it all becomes a
+//! daemon (`config`, `app`) with commands (`cli`). `sim` is a Yoti API to try it all against.
+
+pub mod domain;
 
 pub mod clock;
 pub mod directory;
-pub mod domain;
-pub mod sim;
+pub mod sinks;
 pub mod store;
 pub mod yoti;
+
+pub mod config;
+pub mod limiter;
+pub mod poller;
+
+pub mod app;
+pub mod cli;
+
+pub mod sim;

@@ -1,6 +1,5 @@
 //! Arguments in, exit status out.
 
-
 use clap::Parser;
 
 fn main() {

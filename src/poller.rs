@@ -99,7 +99,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
             lease.session.observe(observation, state, exchange, &policy, &mut *rng)
         };
-        self.diary.decided(&transition);
+        Diary::decided(&transition);
         match self.store.commit(lease, transition).await {
             Err(StoreError::Stale(id)) => {
                 debug!(session = %id, "the session was changed during its poll; polling it again");
@@ -174,7 +174,7 @@ impl Diary {
         }
     }
 
-    fn decided(&self, transition: &Transition) {
+    fn decided(transition: &Transition) {
         let session = transition.session.id();
         for event in &transition.events {
             match &event.detail {
@@ -184,7 +184,9 @@ impl Diary {
                 Detail::PollFailing { error, .. } => {
                     warn!(%session, "polls of this session keep failing: {error}");
                 }
-                Detail::PollRecovered { .. } => info!(%session, "polls of this session succeed again"),
+                Detail::PollRecovered { .. } => {
+                    info!(%session, "polls of this session succeed again");
+                }
                 Detail::StateChanged { resource, from, to, .. } => {
                     debug!(%session, ?resource, ?from, ?to, "resource changed");
                 }

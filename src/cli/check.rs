@@ -23,10 +23,9 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let loaded = self.config.load()?;
-        let mut problems: Vec<String> =
-            loaded.problems().iter().map(ToString::to_string).collect();
+        let mut problems: Vec<String> = loaded.problems().iter().map(ToString::to_string).collect();
         let client = client(&loaded, &mut problems);
-        let scan = directory::scan(&loaded.config().sessions.directories);
+        let scan = directory::survey(&loaded.config().sessions.directories);
         problems.extend(scan.problems.iter().map(ToString::to_string));
 
         let mut out = anstream::stdout().lock();
@@ -56,7 +55,10 @@ fn client(loaded: &Loaded, problems: &mut Vec<String>) -> Option<Client> {
     if loaded.problems().iter().any(|p| p.key.as_deref().is_none_or(api)) {
         return None;
     }
-    Client::new(&loaded.config().api, Arc::new(SystemClock))
+    loaded
+        .config()
+        .api
+        .client(Arc::new(SystemClock))
         .map_err(|error| problems.push(error.to_string()))
         .ok()
 }

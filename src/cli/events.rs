@@ -6,7 +6,7 @@ use clap::Args;
 use super::failure::SUCCESS;
 use super::{ConfigFiles, Failure, runtime};
 use crate::domain::{EventKind, SessionId};
-use crate::store::{EventFilter, Reader};
+use crate::store::sqlite::{EventFilter, Reader};
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
@@ -18,7 +18,7 @@ pub(super) struct Events {
     /// Only events of this session
     #[arg(long, value_name = "ID")]
     session: Option<SessionId>,
-    /// Only events of this type, such as resource.state_changed
+    /// Only events of this type, such as `resource.state_changed`
     #[arg(long = "type", value_name = "T", value_parser = kind)]
     kind: Option<EventKind>,
     /// Go on with new events as they are recorded

@@ -57,6 +57,7 @@ impl From<AppError> for Failure {
             AppError::Unusable(_) => Self::unusable(error),
             AppError::Store(_)
             | AppError::Poller(_)
+            | AppError::Directory(_)
             | AppError::Dispatch(_)
             | AppError::Output(_)
             | AppError::Died { .. } => Self::failed(error),

@@ -68,7 +68,10 @@ impl ConfigFiles {
     fn load(&self) -> Result<Loaded, Failure> {
         let files = if self.files.is_empty() {
             config::default_files().map_err(|error| {
-                Failure::unusable(format!("{}: can't be listed: {error}", config::DEFAULT_DIRECTORY))
+                Failure::unusable(format!(
+                    "{}: can't be listed: {error}",
+                    config::DEFAULT_DIRECTORY
+                ))
             })?
         } else {
             self.files.clone()

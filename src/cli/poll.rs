@@ -8,7 +8,7 @@ use super::table::{Cell, Table, span, state_style, terminal_width};
 use super::{ConfigFiles, Failure, runtime};
 use crate::clock::SystemClock;
 use crate::domain::{Observation, SessionId, Snapshot};
-use crate::yoti::{Client, SessionApi};
+use crate::yoti::SessionApi;
 
 #[derive(Debug, Args)]
 pub(super) struct Poll {
@@ -24,8 +24,7 @@ pub(super) struct Poll {
 impl Poll {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["api"])?;
-        let client =
-            Client::new(&config.api, Arc::new(SystemClock)).map_err(Failure::unusable)?;
+        let client = config.api.client(Arc::new(SystemClock)).map_err(Failure::unusable)?;
         let observation = runtime()?.block_on(client.configuration(self.id));
         let Observation::Configuration(snapshot) = observation else {
             return Err(Failure::failed(match observation.problem() {

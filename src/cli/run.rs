@@ -48,7 +48,8 @@ impl Signals {
     /// SIGTERM and SIGINT stop, a second one ends at once; SIGHUP reloads.
     fn listen(self) -> Result<(), Failure> {
         let on = |kind| {
-            signal(kind).map_err(|error| Failure::failed(format!("signals can't be taken: {error}")))
+            signal(kind)
+                .map_err(|error| Failure::failed(format!("signals can't be taken: {error}")))
         };
         let mut interrupt = on(SignalKind::interrupt())?;
         let mut terminate = on(SignalKind::terminate())?;
@@ -70,7 +71,9 @@ impl Signals {
         if self.stop.is_cancelled() {
             std::process::exit(INTERRUPTED);
         }
-        info!("stopping: polls under way are finished and events written; a second signal ends at once");
+        info!(
+            "stopping: polls under way are finished and events written; a second signal ends at once"
+        );
         self.stop.cancel();
     }
 
@@ -84,7 +87,9 @@ impl Signals {
                 let _ = self.reloads.send(config).await;
             }
             Ok(Err(failure)) | Err(failure) => {
-                error!("the configuration stays as it was, since the new one is unusable:\n{failure}");
+                error!(
+                    "the configuration stays as it was, since the new one is unusable:\n{failure}"
+                );
             }
         }
     }

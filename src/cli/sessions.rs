@@ -8,7 +8,7 @@ use super::view::SessionView;
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Phase, Progress, Session, Timestamp};
-use crate::store::Reader;
+use crate::store::sqlite::Reader;
 
 #[derive(Debug, Args)]
 pub(super) struct Sessions {
@@ -59,7 +59,13 @@ impl Sessions {
             return Ok(SUCCESS);
         }
         let mut table = Table::new(&[
-            "SESSION", "PHASE", "DONE", "EXPIRES", "LAST POLL", "NEXT POLL", "LAST ERROR",
+            "SESSION",
+            "PHASE",
+            "DONE",
+            "EXPIRES",
+            "LAST POLL",
+            "NEXT POLL",
+            "LAST ERROR",
         ]);
         for session in &sessions {
             table.row(row(session, now));

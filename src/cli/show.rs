@@ -11,7 +11,7 @@ use super::view::SessionView;
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Record, Session, SessionId, Timestamp};
-use crate::store::{EventFilter, Reader};
+use crate::store::sqlite::{EventFilter, Reader};
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -73,14 +73,14 @@ fn write(
     let style = phase_style(phase);
     writeln!(out, "{BOLD}{}{BOLD:#}  {style}{}{style:#}", session.id(), phase.as_str())?;
     let mut facts = Table::bare();
-    match session.ended() {
-        Some((reason, at)) => {
-            facts.row(vec!["ended".into(), format!("{}, {}", reason.as_str(), relative(at, now)).into()]);
-        }
-        None => {
-            let expires = session.expires_at();
-            facts.row(vec!["expires".into(), format!("{expires} ({})", relative(expires, now)).into()]);
-        }
+    if let Some((reason, at)) = session.ended() {
+        facts.row(vec![
+            "ended".into(),
+            format!("{}, {}", reason.as_str(), relative(at, now)).into(),
+        ]);
+    } else {
+        let expires = session.expires_at();
+        facts.row(vec!["expires".into(), format!("{expires} ({})", relative(expires, now)).into()]);
     }
     facts.row(vec!["supplied".into(), progress(session.progress()).into()]);
     for (name, value) in session.entry().labels.iter() {

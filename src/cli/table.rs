@@ -21,7 +21,8 @@ pub(super) struct Cell {
 impl Cell {
     pub(super) fn styled(text: impl Into<String>, style: Style) -> Self {
         // Labels and states come from outside; they must not steer a terminal.
-        let text = text.into().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let text =
+            text.into().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         Self { text, style }
     }
 }
@@ -113,11 +114,7 @@ pub(super) fn terminal_width() -> Option<usize> {
 
 /// How far `at` lies from `now`, in two units at most: `3d 4h`, `12m 5s ago`.
 pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
-    if at >= now {
-        span(at.since(now))
-    } else {
-        format!("{} ago", span(now.since(at)))
-    }
+    if at >= now { span(at.since(now)) } else { format!("{} ago", span(now.since(at))) }
 }
 
 pub(super) fn span(duration: std::time::Duration) -> String {

@@ -44,18 +44,17 @@ impl Track {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let labels: BTreeMap<String, String> = self.labels.into_iter().collect();
         let labels = Labels::new(labels).map_err(Failure::failed)?;
-        let directory = match self.dir {
-            Some(directory) => directory,
-            None => {
-                let config = self.config.load()?.require(&["sessions"])?;
-                config.sessions.directories.into_iter().next().unwrap_or_default()
-            }
+        let directory = if let Some(directory) = self.dir {
+            directory
+        } else {
+            let config = self.config.load()?.require(&["sessions"])?;
+            config.sessions.directories.into_iter().next().unwrap_or_default()
         };
         let mut out = anstream::stdout().lock();
         for session_id in self.ids {
             let entry =
                 Entry { session_id, labels: labels.clone(), expires_at: None, interval: None };
-            let path = directory::write_session_file(&directory, &entry).map_err(Failure::failed)?;
+            let path = directory::track(&directory, &entry).map_err(Failure::failed)?;
             writeln!(out, "{}", path.display())?;
         }
         Ok(SUCCESS)
@@ -67,9 +66,13 @@ impl Untrack {
         let config = self.config.load()?.require(&["sessions"])?;
         let mut out = anstream::stdout().lock();
         let mut failed = Vec::new();
-        for id in self.ids {
-            match directory::remove_session_file(&config.sessions.directories, id) {
-                Ok(path) => writeln!(out, "removed {}", path.display())?,
+        for outcome in directory::untrack(&config.sessions.directories, &self.ids) {
+            match outcome {
+                Ok(paths) => {
+                    for path in paths {
+                        writeln!(out, "removed {}", path.display())?;
+                    }
+                }
                 Err(error) => failed.push(error.to_string()),
             }
         }

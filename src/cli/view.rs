@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::domain::{EndReason, Labels, Problem, Progress, Resource, Session, SessionId, Timestamp};
+use crate::domain::{
+    EndReason, Labels, Problem, Progress, Resource, Session, SessionId, Timestamp,
+};
 
 #[derive(Debug, Serialize)]
 pub(super) struct SessionView<'a> {

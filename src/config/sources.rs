@@ -72,8 +72,8 @@ impl Sources {
         for path in files {
             match read_file(path) {
                 Ok((text, lines)) => {
-                    builder = builder
-                        .add_source(config::File::from_str(&text, config::FileFormat::Toml));
+                    builder =
+                        builder.add_source(config::File::from_str(&text, config::FileFormat::Toml));
                     places.extend(lines.into_iter().map(|(key, line)| {
                         (key, Place::File { path: path.clone(), line: Some(line) })
                     }));

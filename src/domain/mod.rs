@@ -4,6 +4,7 @@
 //! numbers are arguments, so equal inputs give equal bytes and a test can run a month in a
 //! millisecond. `tests/layering.rs` keeps it so.
 
+mod breaker;
 mod event;
 mod id;
 mod labels;
@@ -15,6 +16,7 @@ mod schedule;
 mod session;
 mod time;
 
+pub use breaker::{Breaker, Cause, Gate, Turn};
 pub use event::{Detail, EndReason, Event, EventKind, Record};
 pub use id::{InvalidSessionId, SessionId};
 pub use labels::{InvalidLabels, Labels};

@@ -61,6 +61,8 @@ pub enum ProblemKind {
     NotReady,
     NotFound,
     Unauthorized,
+    /// Refused, and this machine's clock is off.
+    ClockSkew,
     RateLimited,
     ServerError,
     Unreachable,
@@ -74,6 +76,7 @@ impl ProblemKind {
             Self::NotReady => "not_ready",
             Self::NotFound => "not_found",
             Self::Unauthorized => "unauthorized",
+            Self::ClockSkew => "clock_skew",
             Self::RateLimited => "rate_limited",
             Self::ServerError => "server_error",
             Self::Unreachable => "unreachable",

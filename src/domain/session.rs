@@ -611,7 +611,10 @@ impl Step {
         let since = *schedule.failing_since.get_or_insert(self.now);
         schedule.failures = schedule.failures.saturating_add(1);
         // Being refused or slowed down is the daemon's trouble and no fault of the session.
-        let counts = !matches!(problem.kind, ProblemKind::Unauthorized | ProblemKind::RateLimited);
+        let counts = !matches!(
+            problem.kind,
+            ProblemKind::Unauthorized | ProblemKind::ClockSkew | ProblemKind::RateLimited
+        );
         schedule.strikes = schedule.strikes.saturating_add(u32::from(counts));
         schedule.last_problem = Some(problem.clone());
         let backoff = Backoff { initial: policy.backoff_initial, max: policy.backoff_max };

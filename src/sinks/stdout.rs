@@ -57,9 +57,12 @@ impl Sink for Stdout {
             .await
             .map_err(|error| failed(&error))?;
         self.torn = torn;
-        written.map_err(|error| match error.kind() {
-            ErrorKind::BrokenPipe => SinkError::Closed,
-            _ => failed(&format_args!("standard output: {error}")),
+        written.map_err(|error| {
+            if error.kind() == ErrorKind::BrokenPipe {
+                SinkError::Closed
+            } else {
+                failed(&format_args!("standard output: {error}"))
+            }
         })
     }
 }

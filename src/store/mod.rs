@@ -4,11 +4,33 @@
 //! and all events of the decision) is one atomic commit, and whoever awaits the commit is told
 //! only once it is durable. And a commit against a session that has moved on since it was
 //! leased is refused as stale, whole.
+//!
+//! Sessions and due times live in memory ([`registry`]), since a poll that finds nothing new must
+//! cost nothing. What must survive is handed to a [`journal`], in the order in which it was
+//! decided. Memory therefore runs ahead of the disk by a moment, but the order is one and the
+//! same, so nothing is ever told that rests on something that was lost. [`ledger`] joins the
+//! two; [`MemoryStore`] and [`SqliteStore`] differ only in their journal.
 
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{Entry, Record, Session, SessionId, Timestamp, Transition, Urgency};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::domain::{Entry, Policy, Record, Session, SessionId, Timestamp, Transition, Urgency};
+
+#[cfg(test)]
+mod conformance;
+mod journal;
+mod ledger;
+mod memory;
+mod registry;
+pub mod sqlite;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
 
 /// Keeps sessions and their events, and says which session is to be polled next.
 pub trait Store: Send + Sync + 'static {
@@ -21,7 +43,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits until a session is to be polled, and leases it: nobody else is given it until
     /// the lease is committed or released. What time alone brings about (a deadline reached)
-    /// is decided and committed on the way.
+    /// is decided and committed on the way. Cancel safe: dropping the future loses neither a
+    /// lease nor a decision.
     fn next_due(&self) -> impl Future<Output = Result<Lease, StoreError>> + Send;
 
     /// Makes a decision durable and gives the lease back. A steady transition is not written.
@@ -29,6 +52,8 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Stale`] if the session has moved on since it was leased; nothing of the
     /// transition is kept then, and the session is due again at once.
+    ///
+    /// Not cancel safe: if the future is dropped, the session may stay leased.
     fn commit(
         &self,
         lease: Lease,
@@ -53,6 +78,10 @@ pub trait Store: Send + Sync + 'static {
         up_to: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// How far the sink's cursor is behind the last event: at least as many events as are still
+    /// to be delivered, and zero when there are none.
+    fn undelivered(&self, sink: &str) -> u64;
+
     /// The ids of all sessions that a session file named when last heard.
     fn listed(&self) -> Vec<SessionId>;
 
@@ -67,9 +96,10 @@ pub trait Store: Send + Sync + 'static {
     /// Makes the present schedule durable, so that after a restart due times are where they were.
     fn checkpoint(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Forgets sessions that ended, and events that every one of `sinks` has delivered, more
-    /// than `retention` ago. A session that a file still names is kept. What a forgotten
-    /// session's last `session_sequence` was is remembered without its id.
+    /// Forgets sessions that ended, and events that happened, more than `retention` ago. A
+    /// session that a file still names is kept, and so is an event that one of `sinks` has not
+    /// delivered. What a forgotten session's last `session_sequence` was is remembered without
+    /// its id.
     fn purge(
         &self,
         retention: Duration,
@@ -88,7 +118,24 @@ pub struct Lease {
     pub revision: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
+/// What a store is given of the world around it.
+#[derive(Clone)]
+pub struct Context {
+    pub clock: Arc<dyn Clock>,
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// Of the random numbers that spread overdue polls after a restart.
+    pub seed: u64,
+    /// `events.source`, the CloudEvents source.
+    pub source: String,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("session {0} has moved on since it was leased")]
     Stale(SessionId),

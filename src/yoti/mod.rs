@@ -1,1 +1,43 @@
-//! The Yoti API: signed requests, lenient wire types, and every answer as an `Observation`.
+//! The Yoti API: asks about one session, and says in the domain's words what came back.
+//!
+//! Every answer and every failure is an [`Observation`], so nothing past this module knows of
+//! HTTP, and no trouble with one request can take the daemon down. What leaves here never holds
+//! the key, the digest, a URL's query, or anything of a body but resource types, ids and
+//! states: text of the server's that does go on is short, one line, and cleaned.
+//!
+//! In reading order: where the API is (`address`), how a request is signed (`key`, `sign`,
+//! `auth`), the request itself (`client`), and what its outcome means (`wire` for a good
+//! configuration, `state_scan` for a good session, `answer` for any other answer, `transport`
+//! for none).
+
+mod address;
+mod answer;
+mod auth;
+mod client;
+mod key;
+mod secret;
+mod sign;
+mod state_scan;
+mod text;
+mod transport;
+mod wire;
+
+use std::future::Future;
+
+use crate::domain::{Observation, SessionId};
+
+pub use address::{BaseUrl, InvalidBaseUrl, InvalidSessionPath, SessionPath};
+pub use auth::Auth;
+pub use client::{Client, ClientError, Settings};
+pub use key::{KeyError, KeyFault, PrivateKey, SigningFailed};
+pub use secret::Secret;
+pub use sign::{InvalidSdkId, Signer};
+
+/// What can be asked about a session.
+pub trait SessionApi: Send + Sync + 'static {
+    /// Asks for the session's configuration: its resources, and the time it has left.
+    fn configuration(&self, id: SessionId) -> impl Future<Output = Observation> + Send;
+
+    /// Asks whether the session goes on, is completed, or has expired.
+    fn session_state(&self, id: SessionId) -> impl Future<Output = Observation> + Send;
+}

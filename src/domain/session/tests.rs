@@ -118,9 +118,15 @@ fn an_answer_that_changes_nothing_is_steady_and_one_that_does_is_not() {
     life.answer(&["REQUIRED"]);
     life.wait(MINUTE);
     let exchange = Exchange { sent: life.now, arrived: life.now };
-    let ttl = Some(10 * DAY - MINUTE);
+    let ttl = Some(9 * DAY + 23 * 60 * MINUTE + 59 * MINUTE);
     let mut observe = |ttl, states: &[&str]| {
-        life.session.observe(configuration(ttl, states), None, exchange, &life.policy, &mut life.rng)
+        life.session.observe(
+            configuration(ttl, states),
+            None,
+            exchange,
+            &life.policy,
+            &mut life.rng,
+        )
     };
     assert!(observe(ttl, &["REQUIRED"]).steady);
     assert!(observe(ttl.map(|ttl| ttl + 4 * SECOND), &["REQUIRED"]).steady);
@@ -232,7 +238,10 @@ fn a_ttl_of_zero_or_none_or_for_ever_ends_nothing() {
         let mut life = Life::tracked();
         assert_eq!(life.sees(configuration(ttl, &["REQUIRED"]), None), [SessionObserved]);
         life.wait(MINUTE);
-        assert_eq!(life.sees(configuration(ttl, &["COMPLETE"]), Some(Observation::Ongoing)).len(), 2);
+        assert_eq!(
+            life.sees(configuration(ttl, &["COMPLETE"]), Some(Observation::Ongoing)).len(),
+            2
+        );
         assert_eq!(life.reason(), None);
         assert!(life.session.expires_at() > life.now);
     }
@@ -488,7 +497,13 @@ proptest! {
                 Detail::Removed { resource, last_state, .. } => {
                     prop_assert_eq!(replayed.remove(&resource), Some(last_state));
                 }
-                _ => {}
+                Detail::Tracked {}
+                | Detail::NothingRequired {}
+                | Detail::Completed {}
+                | Detail::Expiring { .. }
+                | Detail::Ended { .. }
+                | Detail::PollFailing { .. }
+                | Detail::PollRecovered { .. } => {}
             }
         }
         let mut last: Vec<(String, String)> = answers.last().unwrap().clone();

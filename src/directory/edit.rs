@@ -1,0 +1,158 @@
+//! Writes and removes the session files that the command line makes: one a session, named by it.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::absolute;
+use super::scanner::{Found, Listing, Scanner};
+use crate::domain::{Entry, Labels, SessionId, Timestamp};
+
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    #[error(
+        "{path} can't be written: {source}; does its directory exist, and may you write there?"
+    )]
+    Unwritable { path: String, source: io::Error },
+    #[error("{path} can't be removed: {source}; may you write to its directory?")]
+    Unremovable { path: String, source: io::Error },
+    #[error("session {id} is named by no session file that can be read{}", list(", and these can't be: ", .unread))]
+    NotNamed { id: SessionId, unread: Vec<String> },
+    #[error("session {id} stays tracked, since other files name it; remove it there by hand{}", list(": ", .places))]
+    NamedElsewhere {
+        id: SessionId,
+        /// File and line.
+        places: Vec<String>,
+    },
+}
+
+fn list(lead: &str, items: &[String]) -> String {
+    if items.is_empty() { String::new() } else { format!("{lead}{}", items.join(", ")) }
+}
+
+/// Writes `<id>.json` into the directory, in the place of one that is there. It appears whole
+/// or not at all, and has reached the disk on return.
+///
+/// # Errors
+/// The directory is missing or can't be written to.
+pub fn track(directory: &Path, entry: &Entry) -> Result<PathBuf, EditError> {
+    let path = directory.join(file_name(entry.session_id));
+    match write(directory, &path, entry) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(EditError::Unwritable { path: path.display().to_string(), source }),
+    }
+}
+
+fn file_name(id: SessionId) -> String {
+    format!("{id}.json")
+}
+
+fn write(directory: &Path, path: &Path, entry: &Entry) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Written<'a> {
+        session_id: SessionId,
+        #[serde(skip_serializing_if = "Labels::is_empty")]
+        labels: &'a Labels,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        interval: Option<String>,
+    }
+
+    let mut text = serde_json::to_vec_pretty(&Written {
+        session_id: entry.session_id,
+        labels: &entry.labels,
+        expires_at: entry.expires_at,
+        interval: entry.interval.map(|interval| humantime::format_duration(interval).to_string()),
+    })?;
+    text.push(b'\n');
+    let mut file = tempfile::Builder::new()
+        .prefix(".ibvwatch-")
+        .suffix(".tmp")
+        // The daemon that is to read it may run as another user.
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(directory)?;
+    file.write_all(&text)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync(directory)
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Removes `<id>.json` of each session from whichever of the directories it is in, and returns
+/// what came of each, in order: the files removed.
+///
+/// A file of that name which names other sessions as well is left alone.
+#[must_use]
+pub fn untrack(directories: &[PathBuf], ids: &[SessionId]) -> Vec<Result<Vec<PathBuf>, EditError>> {
+    let listings = Scanner::once(absolute(directories)).scan().directories;
+    ids.iter().map(|id| untrack_one(&listings, *id)).collect()
+}
+
+fn untrack_one(listings: &[Listing], id: SessionId) -> Result<Vec<PathBuf>, EditError> {
+    let Named { own, places, unread } = named(listings, id);
+    for path in &own {
+        remove(path).map_err(|source| EditError::Unremovable {
+            path: path.display().to_string(),
+            source,
+        })?;
+    }
+    if !places.is_empty() {
+        Err(EditError::NamedElsewhere { id, places })
+    } else if own.is_empty() {
+        Err(EditError::NotNamed { id, unread })
+    } else {
+        Ok(own)
+    }
+}
+
+/// Where a session is named.
+#[derive(Default)]
+struct Named {
+    /// By its own file, which can go.
+    own: Vec<PathBuf>,
+    places: Vec<String>,
+    /// Or here: nobody can tell.
+    unread: Vec<String>,
+}
+
+fn named(listings: &[Listing], id: SessionId) -> Named {
+    let mut found = Named::default();
+    for listing in listings {
+        let Ok(files) = &listing.files else {
+            found.unread.push(listing.directory.display().to_string());
+            continue;
+        };
+        for (path, file) in files {
+            let is_own = path.file_name().is_some_and(|name| name == file_name(id).as_str());
+            match file {
+                Found::Good(content) => {
+                    let mut named = content.named.iter();
+                    match named.find(|named| named.entry.session_id == id) {
+                        Some(_) if is_own && content.named.len() == 1 => {
+                            found.own.push(path.clone());
+                        }
+                        Some(named) => {
+                            found.places.push(format!("{}:{}", path.display(), named.line));
+                        }
+                        None => {}
+                    }
+                }
+                Found::Bad(_) | Found::Unsettled if is_own => found.own.push(path.clone()),
+                Found::Bad(_) | Found::Unsettled => found.unread.push(path.display().to_string()),
+            }
+        }
+    }
+    found
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    path.parent().map_or(Ok(()), sync)
+}

@@ -1,0 +1,79 @@
+//! One tree for both syntaxes, in which every value knows where in the text it stands.
+//!
+//! Serde would stop at the first mistake, and would not know the line of an entry that is well
+//! formed and still wrong. The tree keeps both for the price of one more pass over the text.
+
+mod json;
+mod toml;
+
+use std::borrow::Cow;
+
+use ::toml::value::Datetime;
+
+/// How a session file is written; told by its extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Json,
+    Toml,
+}
+
+impl Syntax {
+    pub(super) fn parse(self, text: &str) -> Result<Node<'_>, Fault> {
+        match self {
+            Self::Json => json::parse(text),
+            Self::Toml => toml::parse(text),
+        }
+    }
+
+    /// Whether a part of a file can never be taken for the whole: JSON is closed by its last
+    /// bracket, while TOML may be cut after any line.
+    pub(super) const fn shows_its_end(self) -> bool {
+        match self {
+            Self::Json => true,
+            Self::Toml => false,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Node<'a> {
+    /// Byte offset in the text.
+    pub(super) at: usize,
+    pub(super) value: Value<'a>,
+}
+
+#[derive(Debug)]
+pub(super) enum Value<'a> {
+    Null,
+    Text(Cow<'a, str>),
+    Moment(Datetime),
+    /// In the order of the file, duplicate keys included.
+    Table(Vec<(Cow<'a, str>, Node<'a>)>),
+    List(Vec<Node<'a>>),
+    /// What no session file has a place for; the text names its kind.
+    Other(&'static str),
+}
+
+impl Value<'_> {
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Text(_) => "a string",
+            Self::Moment(_) => "a date",
+            Self::Table(_) => "a table of fields",
+            Self::List(_) => "a list",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+/// What is wrong, and at which byte offset.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) at: usize,
+    pub(super) message: String,
+}
+
+/// Deeper than any session file goes: a file, its sessions, an entry, its labels, a value.
+/// What lies deeper is wrong whatever it is, so it is not looked into.
+const DEEPEST: usize = 5;

@@ -1,0 +1,364 @@
+//! The breaker: when the API as a whole can't be used, polls pause but for a probe.
+//!
+//! A refused key, a rate limit, a failing network or a wrong clock are conditions of the daemon.
+//! Asking on for every session would only make them worse, and blaming the sessions would be
+//! wrong. So after a few failures in a row the breaker opens, one `api.unavailable` is told, and
+//! single probes go out at growing distances until one succeeds.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::id::SessionId;
+use super::observation::{Observation, Problem, ProblemKind};
+use super::policy::Policy;
+use super::schedule::Backoff;
+use super::time::Timestamp;
+
+/// Why the API can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    Unauthorized,
+    RateLimited,
+    ServerError,
+    Unreachable,
+    ClockSkew,
+}
+
+impl Cause {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited => "rate_limited",
+            Self::ServerError => "server_error",
+            Self::Unreachable => "unreachable",
+            Self::ClockSkew => "clock_skew",
+        }
+    }
+}
+
+/// Whether a poll may go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    /// One poll may, to see whether the API can be used again.
+    Probe,
+    /// None may before that moment; with none given, not before the probe has come back.
+    Closed(Option<Timestamp>),
+}
+
+/// What an answer did to the breaker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// Polls pause.
+    Opened { cause: Cause, error: Problem },
+    /// Polls go on; what fell due meanwhile is to be spread.
+    Closed { cause: Cause, since: Timestamp },
+}
+
+#[derive(Debug, Default)]
+pub struct Breaker {
+    state: State,
+    /// The sessions whose polls failed in a row, as far as it takes to know, and how many did.
+    failing: BTreeSet<SessionId>,
+    failures: u32,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Closed,
+    Open {
+        cause: Cause,
+        since: Timestamp,
+        probe: Probe,
+        /// Probes that failed.
+        failures: u32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    At(Timestamp),
+    UnderWay(SessionId),
+}
+
+impl Breaker {
+    /// Failures in a row that open it, and of how many sessions they are (of all, where there
+    /// are fewer): one session that the API refuses is no reason to pause the others.
+    pub const FAILURES: u32 = 3;
+
+    /// A breaker as it was before a restart: a first probe may go out at once.
+    #[must_use]
+    pub fn resume(open: Option<(Cause, Timestamp)>, now: Timestamp) -> Self {
+        let state = match open {
+            None => State::Closed,
+            Some((cause, since)) => {
+                State::Open { cause, since, probe: Probe::At(now), failures: 0 }
+            }
+        };
+        Self { state, ..Self::default() }
+    }
+
+    #[must_use]
+    pub fn gate(&self, now: Timestamp) -> Gate {
+        match self.state {
+            State::Closed => Gate::Open,
+            State::Open { probe: Probe::At(at), .. } if at <= now => Gate::Probe,
+            State::Open { probe: Probe::At(at), .. } => Gate::Closed(Some(at)),
+            State::Open { probe: Probe::UnderWay(_), .. } => Gate::Closed(None),
+        }
+    }
+
+    /// Why polls pause, if they do.
+    #[must_use]
+    pub const fn cause(&self) -> Option<Cause> {
+        match self.state {
+            State::Closed => None,
+            State::Open { cause, .. } => Some(cause),
+        }
+    }
+
+    /// A poll of that session goes out; while open, it is the probe.
+    pub fn polling(&mut self, id: SessionId) {
+        if let State::Open { probe, .. } = &mut self.state {
+            *probe = Probe::UnderWay(id);
+        }
+    }
+
+    /// An answer has come, or has failed to. `sessions` is how many there are to be polled.
+    pub fn answered<R: Rng + ?Sized>(
+        &mut self,
+        id: SessionId,
+        observation: &Observation,
+        sessions: usize,
+        now: Timestamp,
+        policy: &Policy,
+        rng: &mut R,
+    ) -> Option<Turn> {
+        let Some((cause, retry_after)) = condition(observation) else { return self.succeeded() };
+        match &mut self.state {
+            State::Closed => {
+                self.failures = self.failures.saturating_add(1);
+                if self.failing.len() < Self::FAILURES as usize {
+                    self.failing.insert(id);
+                }
+                let of = sessions.clamp(1, Self::FAILURES as usize);
+                let many = self.failures >= Self::FAILURES && self.failing.len() >= of;
+                // A rate limit is said to everyone who asks: one answer is enough.
+                if !(many || cause == Cause::RateLimited) {
+                    return None;
+                }
+                let at = probe_at(now, 1, retry_after, policy, rng);
+                self.state = State::Open { cause, since: now, probe: Probe::At(at), failures: 0 };
+                observation.problem().map(|error| Turn::Opened { cause, error: error.clone() })
+            }
+            State::Open { probe, failures, .. } => {
+                match *probe {
+                    Probe::UnderWay(probing) if probing == id => {
+                        *failures = failures.saturating_add(1);
+                        let at =
+                            probe_at(now, failures.saturating_add(1), retry_after, policy, rng);
+                        *probe = Probe::At(at);
+                    }
+                    // A poll from before the opening; its Retry-After counts all the same.
+                    Probe::At(at) => {
+                        let asked = now.plus(clamped(retry_after));
+                        *probe = Probe::At(at.max(asked));
+                    }
+                    Probe::UnderWay(_) => {}
+                }
+                None
+            }
+        }
+    }
+
+    fn succeeded(&mut self) -> Option<Turn> {
+        self.failing.clear();
+        self.failures = 0;
+        match std::mem::take(&mut self.state) {
+            State::Closed => None,
+            State::Open { cause, since, .. } => Some(Turn::Closed { cause, since }),
+        }
+    }
+}
+
+/// What an answer says of the API as a whole, where it says anything bad. Garbage is not counted:
+/// it may be one session's.
+fn condition(observation: &Observation) -> Option<(Cause, Option<Duration>)> {
+    match observation {
+        Observation::Unauthorized(problem) if problem.kind == ProblemKind::ClockSkew => {
+            Some((Cause::ClockSkew, None))
+        }
+        Observation::Unauthorized(_) => Some((Cause::Unauthorized, None)),
+        Observation::RateLimited { retry_after, .. } => Some((Cause::RateLimited, *retry_after)),
+        Observation::ServerError { retry_after, .. } => Some((Cause::ServerError, *retry_after)),
+        Observation::Unreachable(_) => Some((Cause::Unreachable, None)),
+        Observation::Configuration(_)
+        | Observation::Ongoing
+        | Observation::Completed
+        | Observation::Expired
+        | Observation::NotReady(_)
+        | Observation::NotFound(_)
+        | Observation::Malformed(_) => None,
+    }
+}
+
+fn clamped(retry_after: Option<Duration>) -> Duration {
+    retry_after.unwrap_or_default().min(Policy::RETRY_AFTER_MAX)
+}
+
+fn probe_at<R: Rng + ?Sized>(
+    now: Timestamp,
+    failures: u32,
+    retry_after: Option<Duration>,
+    policy: &Policy,
+    rng: &mut R,
+) -> Timestamp {
+    let backoff = Backoff { initial: policy.backoff_initial, max: policy.backoff_max };
+    now.plus(backoff.delay(failures, rng).max(clamped(retry_after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+
+    fn id(n: u8) -> SessionId {
+        SessionId::from_bytes([n; 16])
+    }
+
+    fn problem(kind: ProblemKind) -> Problem {
+        Problem { kind, status: None, code: None, request_id: None, message: "no".to_owned() }
+    }
+
+    fn unauthorized() -> Observation {
+        Observation::Unauthorized(problem(ProblemKind::Unauthorized))
+    }
+
+    fn limited(seconds: u64) -> Observation {
+        Observation::RateLimited {
+            problem: problem(ProblemKind::RateLimited),
+            retry_after: Some(Duration::from_secs(seconds)),
+        }
+    }
+
+    struct Driven {
+        breaker: Breaker,
+        now: Timestamp,
+        rng: StdRng,
+    }
+
+    impl Driven {
+        fn new() -> Self {
+            Self { breaker: Breaker::default(), now: START, rng: StdRng::seed_from_u64(3) }
+        }
+
+        fn answer(&mut self, n: u8, observation: &Observation) -> Option<Turn> {
+            let policy = Policy::default();
+            self.breaker.answered(id(n), observation, 100, self.now, &policy, &mut self.rng)
+        }
+
+        /// Lets the time of the probe come and sends it.
+        fn probe(&mut self, n: u8) {
+            if let Gate::Closed(Some(at)) = self.breaker.gate(self.now) {
+                self.now = at;
+            }
+            assert_eq!(self.breaker.gate(self.now), Gate::Probe);
+            self.breaker.polling(id(n));
+            assert_eq!(self.breaker.gate(self.now), Gate::Closed(None));
+        }
+    }
+
+    #[test]
+    fn opens_after_three_sessions_failed_in_a_row_and_tells_it_once() {
+        let mut driven = Driven::new();
+        assert_eq!(driven.answer(1, &unauthorized()), None);
+        assert_eq!(driven.answer(2, &unauthorized()), None);
+        let turn = driven.answer(3, &unauthorized());
+        assert!(matches!(turn, Some(Turn::Opened { cause: Cause::Unauthorized, .. })));
+        assert_eq!(driven.answer(4, &unauthorized()), None);
+        driven.probe(5);
+        assert_eq!(driven.answer(5, &unauthorized()), None);
+        driven.probe(6);
+        assert_eq!(
+            driven.answer(6, &Observation::Ongoing),
+            Some(Turn::Closed { cause: Cause::Unauthorized, since: START })
+        );
+        assert_eq!(driven.breaker.gate(driven.now), Gate::Open);
+    }
+
+    #[test]
+    fn one_session_that_is_refused_for_ever_pauses_no_other() {
+        let mut driven = Driven::new();
+        for _ in 0..50 {
+            assert_eq!(driven.answer(1, &unauthorized()), None);
+        }
+        assert_eq!(driven.answer(2, &Observation::Ongoing), None);
+        for _ in 0..50 {
+            assert_eq!(driven.answer(1, &unauthorized()), None);
+            assert_eq!(driven.answer(2, &Observation::Ongoing), None);
+        }
+    }
+
+    #[test]
+    fn where_there_is_one_session_its_failures_are_enough() {
+        let policy = Policy::default();
+        let mut driven = Driven::new();
+        let turns: Vec<_> = (0..3)
+            .map(|_| {
+                let Driven { breaker, now, rng } = &mut driven;
+                breaker.answered(id(1), &unauthorized(), 1, *now, &policy, rng)
+            })
+            .collect();
+        assert!(matches!(turns[..], [None, None, Some(Turn::Opened { .. })]));
+    }
+
+    #[test]
+    fn a_rate_limit_opens_at_once_and_its_retry_after_is_kept() {
+        let mut driven = Driven::new();
+        assert!(driven.answer(1, &limited(7)).is_some());
+        let Gate::Closed(Some(at)) = driven.breaker.gate(driven.now) else { panic!() };
+        assert!(at.since(START) >= Duration::from_secs(7));
+        // Another poll that was under way is told to wait longer.
+        assert_eq!(driven.answer(2, &limited(30)), None);
+        let Gate::Closed(Some(at)) = driven.breaker.gate(driven.now) else { panic!() };
+        assert!(at.since(START) >= Duration::from_secs(30));
+    }
+
+    #[test]
+    fn probes_come_at_growing_distances_with_a_limit() {
+        let mut driven = Driven::new();
+        driven.answer(1, &limited(0));
+        let mut longest = Duration::ZERO;
+        for _ in 0..200 {
+            let before = driven.now;
+            driven.probe(1);
+            longest = longest.max(driven.now.since(before));
+            driven.answer(1, &limited(0));
+        }
+        assert!(longest > Duration::from_secs(200), "{longest:?}");
+        assert!(longest <= Policy::default().backoff_max);
+    }
+
+    #[test]
+    fn a_restart_finds_it_open_and_probes_at_once() {
+        let open = Some((Cause::Unreachable, START));
+        let mut breaker = Breaker::resume(open, START.plus(Duration::from_secs(5)));
+        let now = START.plus(Duration::from_secs(5));
+        assert_eq!(breaker.gate(now), Gate::Probe);
+        breaker.polling(id(1));
+        let mut rng = StdRng::seed_from_u64(1);
+        let policy = Policy::default();
+        let turn = breaker.answered(id(1), &Observation::Ongoing, 1, now, &policy, &mut rng);
+        assert_eq!(turn, Some(Turn::Closed { cause: Cause::Unreachable, since: START }));
+    }
+}

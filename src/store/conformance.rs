@@ -1,0 +1,736 @@
+//! What every store must do, as tests that each of them passes.
+//!
+//! The wall clock is the test's and moves only when told to; `next_due` sleeps by tokio's clock,
+//! at most a second, and is asked anew after each step.
+
+use std::collections::HashSet;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::{Context, Lease, MemoryStore, SqliteStore, Store, StoreError};
+use crate::clock::Clock;
+use crate::domain::{
+    EndReason, Entry, Exchange, Labels, Listed, Now, Observation, Policy, Record, Session,
+    SessionId, Snapshot, Timestamp, Transition,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+/// Longer than any step takes; reached only by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A kind of store, and the place where one of them is.
+pub(super) trait Home: Default {
+    type Store: Store;
+    fn open(&self, context: &Context) -> Self::Store;
+}
+
+#[derive(Default)]
+pub(super) struct InMemory;
+
+impl Home for InMemory {
+    type Store = MemoryStore;
+
+    fn open(&self, context: &Context) -> MemoryStore {
+        MemoryStore::new(context)
+    }
+}
+
+pub(super) struct OnDisk(pub(super) TempDir);
+
+impl Default for OnDisk {
+    fn default() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+}
+
+impl Home for OnDisk {
+    type Store = SqliteStore;
+
+    fn open(&self, context: &Context) -> SqliteStore {
+        SqliteStore::open(&self.0.path().join("ibvwatch.db"), context).unwrap()
+    }
+}
+
+pub(super) struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    pub(super) fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Now {
+        let millis = self.0.load(Ordering::SeqCst);
+        let monotonic = Duration::from_millis(millis.unsigned_abs());
+        Now { wall: Timestamp::from_millis(millis), monotonic }
+    }
+}
+
+/// A store and the world around it, at noon of some day.
+pub(super) struct World<H: Home> {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) policy: watch::Sender<Arc<Policy>>,
+    pub(super) home: H,
+    pub(super) store: H::Store,
+}
+
+impl<H: Home> World<H> {
+    pub(super) fn new() -> Self {
+        let policy = Policy { jitter: 0.0, ..Policy::default() };
+        let policy = watch::Sender::new(Arc::new(policy));
+        let noon: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let clock = Arc::new(ManualClock(AtomicI64::new(noon.as_millis())));
+        let home = H::default();
+        let store = home.open(&context(&clock, &policy));
+        Self { clock, policy, home, store }
+    }
+
+    pub(super) fn context(&self) -> Context {
+        context(&self.clock, &self.policy)
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now().wall
+    }
+
+    pub(super) async fn track(&self, numbers: &[u16]) {
+        self.store.track(numbers.iter().map(|&n| entry(n)).collect()).await.unwrap();
+    }
+
+    pub(super) async fn untrack(&self, n: u16) {
+        self.store.untrack(vec![id(n)]).await.unwrap();
+    }
+
+    pub(super) async fn lease(&self) -> Lease {
+        patiently(self.store.next_due()).await.unwrap()
+    }
+
+    /// The lease of what is due, timers included; `None` if there is nothing. No lease may be
+    /// out.
+    pub(super) async fn due(&self) -> Option<Lease> {
+        patiently(async {
+            loop {
+                {
+                    let mut next = pin!(self.store.next_due());
+                    if let Poll::Ready(lease) = poll_once(next.as_mut()).await {
+                        return Some(lease.unwrap());
+                    }
+                }
+                let (now, policy) = (self.now(), self.policy.borrow().clone());
+                let due = |session: &Session| {
+                    session.wake(&policy).is_some_and(|wake| {
+                        wake.timer <= now || wake.poll.is_some_and(|(at, _)| at <= now)
+                    })
+                };
+                if !self.store.sessions().await.unwrap().iter().any(due) {
+                    self.settle().await;
+                    return None;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits until all that was decided is durable: a purge of nothing stands behind it.
+    pub(super) async fn settle(&self) {
+        patiently(self.store.purge(Duration::MAX, &[])).await.unwrap();
+    }
+
+    pub(super) fn decide(&self, lease: &Lease, observation: Observation) -> Transition {
+        let rng = &mut StdRng::seed_from_u64(7);
+        let policy = self.policy.borrow().clone();
+        let exchange = Exchange { sent: self.now(), arrived: self.now() };
+        lease.session.observe(observation, None, exchange, &policy, rng)
+    }
+
+    /// Polls what is due and commits what the answer means.
+    pub(super) async fn poll(&self, observation: Observation) -> SessionId {
+        let lease = self.lease().await;
+        let transition = self.decide(&lease, observation);
+        let id = lease.session.id();
+        self.store.commit(lease, transition).await.unwrap();
+        id
+    }
+
+    pub(super) async fn read(&self, sink: &str) -> Vec<Record> {
+        patiently(self.store.read_events(sink, 1_000_000)).await.unwrap()
+    }
+
+    pub(super) async fn session(&self, n: u16) -> Option<Session> {
+        self.store.session(id(n)).await.unwrap()
+    }
+
+    pub(super) async fn ended(&self, n: u16) -> Option<EndReason> {
+        let ended = self.session(n).await.and_then(|session| session.ended());
+        ended.map(|(reason, _)| reason)
+    }
+
+    /// Whether a sink would wait.
+    async fn nothing_for(&self, sink: &str) -> bool {
+        let read = self.store.read_events(sink, 1_000_000);
+        tokio::time::timeout(Duration::from_millis(50), read).await.is_err()
+    }
+}
+
+fn context(clock: &Arc<ManualClock>, policy: &watch::Sender<Arc<Policy>>) -> Context {
+    Context {
+        clock: Arc::clone(clock) as Arc<dyn Clock>,
+        policy: policy.subscribe(),
+        seed: 1,
+        source: "ibvwatch".to_owned(),
+    }
+}
+
+pub(super) fn id(n: u16) -> SessionId {
+    let mut bytes = [0; 16];
+    bytes[14..].copy_from_slice(&n.to_be_bytes());
+    SessionId::from_bytes(bytes)
+}
+
+pub(super) fn entry(n: u16) -> Entry {
+    Entry { session_id: id(n), labels: Labels::default(), expires_at: None, interval: None }
+}
+
+/// An answer with one document in that state, which leaves the deadline where it was assumed.
+pub(super) fn answer(state: &str) -> Observation {
+    let resources = vec![Listed::new(Some("ID_DOCUMENT"), Some("d1"), Some(state))];
+    Observation::Configuration(Snapshot { ttl: None, resources })
+}
+
+pub(super) fn kinds(events: &[Record]) -> Vec<&str> {
+    events.iter().map(|event| event.kind.trim_start_matches("ibvwatch.")).collect()
+}
+
+pub(super) fn ids(events: &[Record]) -> Vec<String> {
+    events.iter().map(|event| event.id.clone()).collect()
+}
+
+pub(super) fn lines(events: &[Record]) -> Vec<String> {
+    events.iter().map(|event| event.to_line().unwrap()).collect()
+}
+
+fn numbered(n: u16, ordinals: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    ordinals.map(|ordinal| format!("{}/{ordinal}", id(n))).collect()
+}
+
+pub(super) async fn patiently<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it came to no end")
+}
+
+pub(super) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+async fn what_is_committed_is_read_in_order<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.poll(answer("REQUIRED")).await;
+    w.clock.advance(5 * MINUTE);
+    w.poll(answer("IN_PROGRESS")).await;
+    let events = w.read("sink").await;
+    assert_eq!(
+        kinds(&events),
+        [
+            "session.tracked",
+            "session.observed",
+            "resource.state_changed",
+            "session.nothing_required"
+        ]
+    );
+    assert_eq!(ids(&events), numbered(1, 1..=4));
+    assert!(events.iter().map(|event| event.sequence).eq(1..=4));
+    let limited = w.store.read_events("sink", 3).await.unwrap();
+    assert_eq!(lines(&limited), lines(&events[..3]));
+}
+
+async fn a_sink_waits_until_there_is_something_for_it<H: Home>(w: World<H>) {
+    let mut read = pin!(w.store.read_events("sink", 10));
+    assert!(poll_once(read.as_mut()).await.is_pending());
+    w.track(&[1]).await;
+    assert_eq!(kinds(&patiently(read).await.unwrap()), ["session.tracked"]);
+    w.store.ack_events("sink", 1).await.unwrap();
+    assert!(w.nothing_for("sink").await);
+}
+
+async fn a_steady_poll_moves_the_schedule_and_tells_nothing<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.poll(answer("REQUIRED")).await;
+    w.clock.advance(5 * MINUTE);
+    w.poll(answer("REQUIRED")).await;
+    assert_eq!(w.read("sink").await.len(), 2);
+    let session = w.session(1).await.unwrap();
+    assert_eq!(session.schedule().poll_at, w.now().plus(5 * MINUTE));
+    assert!(w.due().await.is_none());
+}
+
+async fn a_stale_commit_is_refused_whole_and_the_session_is_due_again<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.poll(answer("REQUIRED")).await;
+    w.clock.advance(5 * MINUTE);
+    let lease = w.lease().await;
+    let amended = Entry { expires_at: Some(w.now().plus(DAY)), ..entry(1) };
+    w.store.track(vec![amended.clone()]).await.unwrap();
+    let before = w.session(1).await.unwrap();
+    let transition = w.decide(&lease, answer("COMPLETE"));
+    let refused = w.store.commit(lease, transition).await;
+    assert_eq!(refused, Err(StoreError::Stale(id(1))));
+    assert_eq!(w.session(1).await.unwrap(), before);
+    assert_eq!(w.read("sink").await.last().unwrap().sequence, before.sequence());
+
+    let again = w.lease().await;
+    assert_eq!(again.session.entry(), &amended);
+    let transition = w.decide(&again, answer("COMPLETE"));
+    w.store.commit(again, transition).await.unwrap();
+}
+
+async fn a_stale_steady_commit_is_refused_too<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.poll(answer("REQUIRED")).await;
+    w.clock.advance(5 * MINUTE);
+    let lease = w.lease().await;
+    let interval = Some(MINUTE);
+    w.store.track(vec![Entry { interval, ..entry(1) }]).await.unwrap();
+    let transition = w.decide(&lease, answer("REQUIRED"));
+    assert!(transition.steady);
+    assert_eq!(w.store.commit(lease, transition).await, Err(StoreError::Stale(id(1))));
+    assert_eq!(w.session(1).await.unwrap().entry().interval, interval);
+}
+
+async fn a_session_is_leased_to_one_at_a_time<H: Home>(w: World<H>) {
+    w.track(&[1, 2]).await;
+    let (first, second) = (w.lease().await, w.lease().await);
+    assert_ne!(first.session.id(), second.session.id());
+    w.clock.advance(60 * MINUTE);
+    // Neither time nor a new entry brings out a session that is in flight.
+    w.store.track(vec![Entry { interval: Some(MINUTE), ..entry(1) }]).await.unwrap();
+    assert!(poll_once(pin!(w.store.next_due())).await.is_pending());
+}
+
+async fn sessions_fall_due_in_order_and_not_before<H: Home>(w: World<H>) {
+    for n in [3, 1, 2] {
+        w.track(&[n]).await;
+        w.poll(answer("REQUIRED")).await;
+        w.clock.advance(MINUTE);
+    }
+    assert!(w.due().await.is_none());
+    w.clock.advance(10 * MINUTE);
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        order.push(w.poll(answer("REQUIRED")).await);
+    }
+    assert_eq!(order, [id(3), id(1), id(2)]);
+}
+
+async fn a_released_session_is_due_when_it_was<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    let lease = w.lease().await;
+    let due_at = lease.due_at;
+    w.clock.advance(MINUTE);
+    w.store.release(lease);
+    let again = w.lease().await;
+    assert_eq!((again.session.id(), again.due_at), (id(1), due_at));
+}
+
+async fn who_waits_is_woken_by_a_new_session_and_by_a_release<H: Home>(w: World<H>) {
+    let mut next = pin!(w.store.next_due());
+    assert!(poll_once(next.as_mut()).await.is_pending());
+    w.track(&[1]).await;
+    let lease = poll_once(next.as_mut()).await;
+    let Poll::Ready(Ok(lease)) = lease else { panic!("not woken by a new session") };
+    let mut next = pin!(w.store.next_due());
+    assert!(poll_once(next.as_mut()).await.is_pending());
+    w.store.release(lease);
+    assert!(poll_once(next.as_mut()).await.is_ready(), "not woken by a release");
+}
+
+async fn a_waiter_that_gives_up_takes_nothing_with_it<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.poll(answer("REQUIRED")).await;
+    let expires_at = Some(w.now().plus(MINUTE));
+    w.store.track(vec![entry(1), Entry { expires_at, ..entry(2) }]).await.unwrap();
+    w.poll(answer("REQUIRED")).await;
+    w.clock.advance(5 * MINUTE);
+    // The deadline of 2 is decided while nobody waits for it to the end.
+    let lease = w.due().await.expect("a poll of 1");
+    assert_eq!(lease.session.id(), id(1));
+    assert_eq!(w.ended(2).await, Some(EndReason::Expired));
+    w.store.release(lease);
+    w.track(&[3]).await;
+    let events = w.read("sink").await;
+    assert_eq!(events.iter().filter(|event| event.kind == "ibvwatch.session.ended").count(), 1);
+}
+
+async fn an_untracked_session_ends_and_its_lease_with_it<H: Home>(w: World<H>) {
+    w.track(&[1, 2]).await;
+    let lease = w.lease().await;
+    let leased = lease.session.id();
+    w.store.untrack(vec![id(1), id(2), id(3)]).await.unwrap();
+    w.store.untrack(vec![id(1)]).await.unwrap();
+    let transition = w.decide(&lease, answer("REQUIRED"));
+    assert_eq!(w.store.commit(lease, transition).await, Err(StoreError::Stale(leased)));
+    assert_eq!(w.ended(1).await, Some(EndReason::Untracked));
+    assert_eq!(w.ended(2).await, Some(EndReason::Untracked));
+    assert!(w.store.listed().is_empty());
+    assert!(w.due().await.is_none());
+    let events = w.read("sink").await;
+    assert_eq!(kinds(&events)[2..], ["session.ended", "session.ended"]);
+}
+
+async fn an_ended_session_stays_ended_while_it_is_listed<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.poll(Observation::Completed).await;
+    w.store.track(vec![Entry { interval: Some(MINUTE), ..entry(1) }]).await.unwrap();
+    w.clock.advance(DAY);
+    assert_eq!(w.ended(1).await, Some(EndReason::Completed));
+    assert_eq!(w.store.listed(), [id(1)]);
+    assert!(w.due().await.is_none());
+}
+
+async fn a_session_that_comes_back_is_tracked_afresh_and_counts_on<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.poll(Observation::Completed).await;
+    w.untrack(1).await;
+    w.track(&[1]).await;
+    assert_eq!(w.ended(1).await, None);
+    w.poll(answer("REQUIRED")).await;
+    let events = w.read("sink").await;
+    assert_eq!(ids(&events), numbered(1, 1..=5));
+    assert_eq!(kinds(&events)[3..], ["session.tracked", "session.observed"]);
+}
+
+async fn a_life_begun_under_an_old_lease_refuses_its_answer<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    let lease = w.lease().await;
+    w.untrack(1).await;
+    w.track(&[1]).await;
+    assert!(poll_once(pin!(w.store.next_due())).await.is_pending(), "still in flight");
+    let transition = w.decide(&lease, answer("REQUIRED"));
+    assert_eq!(w.store.commit(lease, transition).await, Err(StoreError::Stale(id(1))));
+    assert_eq!(w.poll(answer("REQUIRED")).await, id(1));
+    assert_eq!(ids(&w.read("sink").await), numbered(1, 1..=4));
+}
+
+async fn counting_goes_on_even_after_all_was_forgotten<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    w.untrack(1).await;
+    let last = w.read("sink").await.last().unwrap().sequence;
+    w.store.ack_events("sink", last).await.unwrap();
+    w.clock.advance(31 * DAY);
+    w.store.purge(30 * DAY, &["sink"]).await.unwrap();
+    assert!(w.store.sessions().await.unwrap().is_empty());
+    assert!(w.nothing_for("newcomer").await);
+
+    w.track(&[1]).await;
+    let events = w.read("sink").await;
+    assert_eq!(ids(&events), numbered(1, 3..=3));
+    assert_eq!(events[0].sequence, last + 1);
+}
+
+async fn purging_keeps_what_is_listed_young_or_alive<H: Home>(w: World<H>) {
+    w.track(&[1, 2, 3]).await;
+    for n in 1..=3 {
+        assert_eq!(w.poll(Observation::Completed).await, id(n));
+    }
+    w.untrack(2).await;
+    w.clock.advance(31 * DAY);
+    w.track(&[4, 5]).await;
+    w.untrack(5).await;
+    w.store.purge(30 * DAY, &[]).await.unwrap();
+    let left: Vec<SessionId> = w.store.sessions().await.unwrap().iter().map(Session::id).collect();
+    assert_eq!(left, [id(1), id(3), id(4), id(5)]);
+    assert_eq!(
+        kinds(&w.read("sink").await),
+        ["session.tracked", "session.tracked", "session.ended"]
+    );
+}
+
+async fn purging_keeps_what_a_sink_has_not_delivered<H: Home>(w: World<H>) {
+    w.track(&[1, 2, 3]).await;
+    w.store.ack_events("ahead", 3).await.unwrap();
+    w.store.ack_events("behind", 1).await.unwrap();
+    w.clock.advance(31 * DAY);
+    let before = w.read("behind").await;
+    w.store.purge(30 * DAY, &["ahead", "behind"]).await.unwrap();
+    assert_eq!(lines(&w.read("behind").await), lines(&before));
+    w.store.purge(30 * DAY, &["ahead", "never seen"]).await.unwrap();
+    assert_eq!(lines(&w.read("behind").await), lines(&before));
+    assert_eq!(w.read("newcomer").await.len(), 2);
+    w.store.purge(30 * DAY, &["ahead"]).await.unwrap();
+    assert!(w.nothing_for("behind").await);
+}
+
+async fn a_session_in_flight_is_not_forgotten<H: Home>(w: World<H>) {
+    w.track(&[1]).await;
+    let lease = w.lease().await;
+    w.untrack(1).await;
+    w.clock.advance(31 * DAY);
+    w.store.purge(30 * DAY, &[]).await.unwrap();
+    assert!(w.session(1).await.is_some());
+    w.store.release(lease);
+    w.store.purge(30 * DAY, &[]).await.unwrap();
+    assert!(w.session(1).await.is_none());
+}
+
+async fn sinks_advance_each_on_its_own<H: Home>(w: World<H>) {
+    w.track(&[1, 2, 3]).await;
+    w.store.ack_events("a", 2).await.unwrap();
+    assert_eq!(w.read("a").await.len(), 1);
+    assert_eq!(w.read("b").await.len(), 3, "an unknown sink starts at the oldest");
+    w.store.ack_events("b", 1).await.unwrap();
+    assert_eq!(w.read("a").await.len(), 1);
+    assert_eq!(w.read("b").await.len(), 2);
+}
+
+async fn a_cursor_neither_goes_back_nor_beyond_the_log<H: Home>(w: World<H>) {
+    w.track(&[1, 2]).await;
+    w.store.ack_events("sink", u64::MAX).await.unwrap();
+    w.track(&[3]).await;
+    assert_eq!(w.read("sink").await.len(), 1, "an event was skipped");
+    w.store.ack_events("sink", 1).await.unwrap();
+    assert_eq!(w.read("sink").await.len(), 1, "the cursor went back");
+}
+
+async fn a_redelivery_is_the_same_to_the_byte<H: Home>(w: World<H>) {
+    let labels = Labels::new([("case".to_owned(), "Ä\"17\u{2028}".to_owned())].into()).unwrap();
+    w.store.track(vec![Entry { labels, ..entry(1) }]).await.unwrap();
+    w.poll(answer("REQUIRED")).await;
+    let first = lines(&w.read("sink").await);
+    w.clock.advance(DAY);
+    w.store.track(vec![entry(1)]).await.unwrap();
+    assert_eq!(lines(&w.read("sink").await)[..2], first);
+}
+
+async fn a_deadline_is_reached_without_a_poll<H: Home>(w: World<H>) {
+    let expires_at = Some(w.now().plus(2 * DAY));
+    w.store.track(vec![Entry { expires_at, ..entry(1) }]).await.unwrap();
+    w.poll(answer("REQUIRED")).await;
+    w.clock.advance(2 * DAY);
+    assert!(w.due().await.is_none());
+    assert_eq!(w.ended(1).await, Some(EndReason::Expired));
+}
+
+async fn what_time_brings_about_is_told_while_nothing_is_due<H: Home>(w: World<H>) {
+    let expires_at = Some(w.now().plus(2 * DAY));
+    w.store.track(vec![Entry { expires_at, ..entry(1) }]).await.unwrap();
+    w.poll(answer("REQUIRED")).await;
+    w.store.ack_events("sink", 2).await.unwrap();
+    let lease = {
+        w.clock.advance(DAY);
+        w.lease().await
+    };
+    w.store.release(lease);
+    assert_eq!(kinds(&w.read("sink").await), ["session.expiring"]);
+}
+
+async fn a_cohort_that_expires_together_ends_together<H: Home>(w: World<H>) {
+    let expires_at = Some(w.now().plus(DAY));
+    let cohort = (0..12_000).map(|n| Entry { expires_at, ..entry(n) }).collect();
+    w.store.track(cohort).await.unwrap();
+    w.clock.advance(DAY);
+    assert!(w.due().await.is_none());
+    let sessions = w.store.sessions().await.unwrap();
+    assert!(sessions.iter().all(|session| session.ended().is_some()));
+    w.store.checkpoint().await.unwrap();
+}
+
+async fn fifty_thousand_sessions_are_tracked_at_once<H: Home>(w: World<H>) {
+    let entries: Vec<Entry> = (0..50_000).map(entry).collect();
+    w.store.track(entries.clone()).await.unwrap();
+    w.store.track(entries).await.unwrap();
+    let events = w.read("sink").await;
+    assert_eq!(events.len(), 50_000);
+    let distinct: HashSet<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!(distinct.len(), 50_000);
+    assert_eq!(w.store.listed().len(), 50_000);
+}
+
+async fn one_entry_twice_is_one_session<H: Home>(w: World<H>) {
+    w.track(&[1, 1]).await;
+    assert_eq!(w.store.sessions().await.unwrap().len(), 1);
+    assert_eq!(ids(&w.read("sink").await), numbered(1, 1..=1));
+}
+
+macro_rules! conformance {
+    ($module:ident, $home:ty: $($name:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name(super::World::<$home>::new()).await;
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! for_every_store {
+    ($($name:ident)*) => {
+        conformance!(memory, crate::store::conformance::InMemory: $($name)*);
+        conformance!(sqlite, crate::store::conformance::OnDisk: $($name)*);
+    };
+}
+
+for_every_store! {
+    what_is_committed_is_read_in_order
+    a_sink_waits_until_there_is_something_for_it
+    a_steady_poll_moves_the_schedule_and_tells_nothing
+    a_stale_commit_is_refused_whole_and_the_session_is_due_again
+    a_stale_steady_commit_is_refused_too
+    a_session_is_leased_to_one_at_a_time
+    sessions_fall_due_in_order_and_not_before
+    a_released_session_is_due_when_it_was
+    who_waits_is_woken_by_a_new_session_and_by_a_release
+    a_waiter_that_gives_up_takes_nothing_with_it
+    an_untracked_session_ends_and_its_lease_with_it
+    an_ended_session_stays_ended_while_it_is_listed
+    a_session_that_comes_back_is_tracked_afresh_and_counts_on
+    a_life_begun_under_an_old_lease_refuses_its_answer
+    counting_goes_on_even_after_all_was_forgotten
+    purging_keeps_what_is_listed_young_or_alive
+    purging_keeps_what_a_sink_has_not_delivered
+    a_session_in_flight_is_not_forgotten
+    sinks_advance_each_on_its_own
+    a_cursor_neither_goes_back_nor_beyond_the_log
+    a_redelivery_is_the_same_to_the_byte
+    a_deadline_is_reached_without_a_poll
+    what_time_brings_about_is_told_while_nothing_is_due
+    a_cohort_that_expires_together_ends_together
+    fifty_thousand_sessions_are_tracked_at_once
+    one_entry_twice_is_one_session
+}
+
+/// What may happen to a store, in any order.
+#[derive(Debug, Clone)]
+enum Op {
+    Track {
+        n: u16,
+        minutes: Option<u64>,
+    },
+    Untrack(u16),
+    Poll(Answer),
+    Release,
+    /// The session is untracked while it is in flight.
+    Overtaken(Answer),
+    Advance {
+        minutes: u64,
+    },
+    Ack {
+        sink: &'static str,
+        up_to: u64,
+    },
+    Purge,
+    Checkpoint,
+}
+
+#[derive(Debug, Clone)]
+enum Answer {
+    Document(&'static str),
+    Completed,
+}
+
+impl Answer {
+    fn observation(&self) -> Observation {
+        match self {
+            Self::Document(state) => answer(state),
+            Self::Completed => Observation::Completed,
+        }
+    }
+}
+
+fn answers() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        6 => prop::sample::select(vec!["REQUIRED", "IN_PROGRESS", "COMPLETE"]).prop_map(Answer::Document),
+        1 => Just(Answer::Completed),
+    ]
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let minutes = prop_oneof![Just(None), (1_u64..10).prop_map(Some)];
+    prop_oneof![
+        3 => (0_u16..5, minutes).prop_map(|(n, minutes)| Op::Track { n, minutes }),
+        1 => (0_u16..5).prop_map(Op::Untrack),
+        6 => answers().prop_map(Op::Poll),
+        1 => Just(Op::Release),
+        1 => answers().prop_map(Op::Overtaken),
+        3 => prop_oneof![1_u64..20, 20_000_u64..60_000].prop_map(|minutes| Op::Advance { minutes }),
+        1 => (prop::sample::select(vec!["a", "b"]), 0_u64..40).prop_map(|(sink, up_to)| Op::Ack { sink, up_to }),
+        1 => Just(Op::Purge),
+        1 => Just(Op::Checkpoint),
+    ]
+}
+
+impl<H: Home> World<H> {
+    async fn perform(&self, op: &Op) {
+        match op {
+            &Op::Track { n, minutes } => {
+                let interval = minutes.map(|minutes| Duration::from_secs(60 * minutes));
+                self.store.track(vec![Entry { interval, ..entry(n) }]).await.unwrap();
+            }
+            &Op::Untrack(n) => self.untrack(n).await,
+            Op::Poll(answer) => {
+                if let Some(lease) = self.due().await {
+                    let transition = self.decide(&lease, answer.observation());
+                    self.store.commit(lease, transition).await.unwrap();
+                }
+            }
+            Op::Release => {
+                if let Some(lease) = self.due().await {
+                    self.store.release(lease);
+                }
+            }
+            Op::Overtaken(answer) => {
+                if let Some(lease) = self.due().await {
+                    let id = lease.session.id();
+                    self.store.untrack(vec![id]).await.unwrap();
+                    let transition = self.decide(&lease, answer.observation());
+                    let refused = self.store.commit(lease, transition).await;
+                    assert_eq!(refused, Err(StoreError::Stale(id)));
+                }
+            }
+            &Op::Advance { minutes } => {
+                self.clock.advance(Duration::from_secs(60 * minutes));
+                if let Some(lease) = self.due().await {
+                    self.store.release(lease);
+                }
+            }
+            &Op::Ack { sink, up_to } => self.store.ack_events(sink, up_to).await.unwrap(),
+            Op::Purge => self.store.purge(30 * DAY, &["a", "b"]).await.unwrap(),
+            Op::Checkpoint => self.store.checkpoint().await.unwrap(),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn both_stores_come_to_the_same(ops in prop::collection::vec(ops(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (memory, disk) = (World::<InMemory>::new(), World::<OnDisk>::new());
+            for op in &ops {
+                memory.perform(op).await;
+                disk.perform(op).await;
+                let sessions = memory.store.sessions().await.unwrap();
+                assert_eq!(sessions, disk.store.sessions().await.unwrap());
+            }
+            // So that there is something to read.
+            memory.track(&[900]).await;
+            disk.track(&[900]).await;
+            for sink in ["a", "b", "newcomer"] {
+                assert_eq!(lines(&memory.read(sink).await), lines(&disk.read(sink).await));
+            }
+        });
+    }
+}

@@ -1,0 +1,290 @@
+//! A registry in memory and a journal behind it: what every store in this process is made of.
+//!
+//! Each decision takes a place in the journal, then is made and journaled under one lock, then
+//! waits for the disk. A task that gives up at any of these points leaves nothing half done.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::journal::{Decision, Journal, Receipt, Write, ended};
+use super::registry::Registry;
+use super::{Context, Lease, Store, StoreError};
+use crate::clock::Clock;
+use crate::domain::{Entry, Policy, Record, Session, SessionId, Timestamp, Transition};
+
+/// Sessions decided on under one lock and in one write. Large enough that a transaction costs
+/// little a session, small enough that a poll which waits behind it hardly notices.
+const BATCH: usize = 10_000;
+
+/// The longest sleep: the wall clock may be stepped, and the machine suspended, in the middle
+/// of any.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// See [`MemoryStore`](super::MemoryStore) and [`SqliteStore`](super::SqliteStore).
+pub struct Ledger<J> {
+    clock: Arc<dyn Clock>,
+    policy: watch::Receiver<Arc<Policy>>,
+    registry: Mutex<Registry>,
+    /// Something may have become due sooner.
+    changed: Notify,
+    /// Held by who adds or removes sessions, so that what the journal says of a session
+    /// that the registry doesn't know stays true until the registry knows it.
+    membership: tokio::sync::Mutex<()>,
+    /// As they are durable.
+    cursors: Mutex<HashMap<String, u64>>,
+    journal: J,
+}
+
+impl<J> fmt::Debug for Ledger<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+impl<J> Ledger<J> {
+    pub(super) fn with_journal(
+        context: &Context,
+        registry: Registry,
+        cursors: HashMap<String, u64>,
+        journal: J,
+    ) -> Self {
+        Self {
+            clock: Arc::clone(&context.clock),
+            policy: context.policy.clone(),
+            registry: Mutex::new(registry),
+            changed: Notify::new(),
+            membership: tokio::sync::Mutex::new(()),
+            cursors: Mutex::new(cursors),
+            journal,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn journal(&self) -> &J {
+        &self.journal
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        lock(&self.registry)
+    }
+
+    fn cursor(&self, sink: &str) -> u64 {
+        lock(&self.cursors).get(sink).copied().unwrap_or(0)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now().wall
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.borrow())
+    }
+}
+
+/// A decision is made before it is put in place, so whoever panicked left nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<J: Journal> Ledger<J> {
+    /// Decides and journals under one lock; no receipt where nothing came of it.
+    async fn decide<F>(&self, decide: F) -> Result<Option<Receipt>, StoreError>
+    where
+        F: FnOnce(&mut Registry, Timestamp, &Policy) -> Vec<Decision> + Send,
+    {
+        let place = self.journal.place().await?;
+        let (now, policy) = (self.now(), self.policy());
+        let receipt = {
+            let mut registry = self.registry();
+            let decisions = decide(&mut registry, now, &policy);
+            (!decisions.is_empty()).then(|| self.journal.write(place, Write::Decisions(decisions)))
+        };
+        self.changed.notify_waiters();
+        Ok(receipt)
+    }
+
+    async fn write(&self, write: Write) -> Result<u64, StoreError> {
+        let place = self.journal.place().await?;
+        self.journal.write(place, write).durable().await
+    }
+
+    async fn forget_sessions(&self, before: Timestamp) -> Result<(), StoreError> {
+        loop {
+            let place = self.journal.place().await?;
+            let (sessions, receipt) = {
+                let registry = self.registry();
+                let sessions = registry.forgettable(before, BATCH);
+                if sessions.is_empty() {
+                    return Ok(());
+                }
+                let receipt = self.journal.write(place, Write::Forget(sessions.clone()));
+                (sessions, receipt)
+            };
+            receipt.durable().await?;
+            self.registry().forget(&sessions);
+        }
+    }
+}
+
+/// Waits for the last write of several; the ones before it are durable by then.
+async fn durable(receipt: Option<Receipt>) -> Result<(), StoreError> {
+    match receipt {
+        Some(receipt) => receipt.durable().await.map(|_| ()),
+        None => Ok(()),
+    }
+}
+
+impl<J: Journal> Store for Ledger<J> {
+    async fn track(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        let _membership = self.membership.lock().await;
+        let mut last = None;
+        for entries in entries.chunks(BATCH) {
+            let unknown = self.registry().unknown(entries);
+            let forgotten = if unknown.is_empty() {
+                HashMap::new()
+            } else {
+                self.journal.forgotten(unknown).await?
+            };
+            let track = |registry: &mut Registry, now, policy: &_| {
+                registry.track(entries, &forgotten, now, policy)
+            };
+            last = self.decide(track).await?.or(last);
+        }
+        durable(last).await
+    }
+
+    async fn untrack(&self, ids: Vec<SessionId>) -> Result<(), StoreError> {
+        let mut last = None;
+        for ids in ids.chunks(BATCH) {
+            let untrack =
+                |registry: &mut Registry, now, policy: &_| registry.untrack(ids, now, policy);
+            last = self.decide(untrack).await?.or(last);
+        }
+        durable(last).await
+    }
+
+    async fn next_due(&self) -> Result<Lease, StoreError> {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed, whenever it comes.
+            changed.as_mut().enable();
+            let now = self.now();
+            let timer_due = self.registry().has_timer_due(now);
+            if timer_due {
+                let elapse =
+                    |registry: &mut Registry, now, policy: &_| registry.elapse(BATCH, now, policy);
+                durable(self.decide(elapse).await?).await?;
+                continue;
+            }
+            let next = {
+                let mut registry = self.registry();
+                if let Some(lease) = registry.lease(now) {
+                    return Ok(lease);
+                }
+                registry.next_wake()
+            };
+            let sleep = next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    async fn commit(&self, lease: Lease, transition: Transition) -> Result<(), StoreError> {
+        let place = if transition.steady { None } else { Some(self.journal.place().await?) };
+        let (now, policy) = (self.now(), self.policy());
+        let settled = {
+            let mut registry = self.registry();
+            let decision = registry.settle(&lease, transition, now, &policy);
+            decision.map(|decision| {
+                let write =
+                    |(place, decision)| self.journal.write(place, Write::Decisions(vec![decision]));
+                place.zip(decision).map(write)
+            })
+        };
+        self.changed.notify_waiters();
+        durable(settled?).await
+    }
+
+    fn release(&self, lease: Lease) {
+        let policy = self.policy();
+        self.registry().release(&lease, &policy);
+        self.changed.notify_waiters();
+    }
+
+    async fn read_events(&self, sink: &str, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let mut committed = self.journal.committed();
+        loop {
+            let (last, cursor) = (*committed.borrow_and_update(), self.cursor(sink));
+            if last > cursor {
+                let mut events = self.journal.events(cursor, limit.max(1)).await?;
+                // The journal may show more by now; what is returned must stand an `ack`.
+                events.retain(|event| event.sequence <= last);
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+            }
+            committed.changed().await.map_err(|_| ended())?;
+        }
+    }
+
+    async fn ack_events(&self, sink: &str, up_to: u64) -> Result<(), StoreError> {
+        // What is not there yet can't have been delivered.
+        let up_to = up_to.min(*self.journal.committed().borrow());
+        if up_to <= self.cursor(sink) {
+            return Ok(());
+        }
+        self.write(Write::Cursor { sink: sink.to_owned(), up_to }).await?;
+        let mut cursors = lock(&self.cursors);
+        let cursor = cursors.entry(sink.to_owned()).or_default();
+        *cursor = up_to.max(*cursor);
+        Ok(())
+    }
+
+    fn undelivered(&self, sink: &str) -> u64 {
+        let last = *self.journal.committed().borrow();
+        last.saturating_sub(self.cursor(sink))
+    }
+
+    fn listed(&self) -> Vec<SessionId> {
+        self.registry().listed()
+    }
+
+    async fn sessions(&self) -> Result<Vec<Session>, StoreError> {
+        let mut sessions = self.registry().sessions();
+        sessions.sort_unstable_by_key(|session| session.id());
+        Ok(sessions.into_iter().map(Arc::unwrap_or_clone).collect())
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        let session = self.registry().session(id);
+        Ok(session.map(Arc::unwrap_or_clone))
+    }
+
+    async fn checkpoint(&self) -> Result<(), StoreError> {
+        let mut last = None;
+        loop {
+            let unsaved = |registry: &mut Registry, _, _: &_| registry.take_unsaved(BATCH);
+            match self.decide(unsaved).await? {
+                None => return durable(last).await,
+                some => last = some,
+            }
+        }
+    }
+
+    async fn purge(&self, retention: Duration, sinks: &[&str]) -> Result<(), StoreError> {
+        let _membership = self.membership.lock().await;
+        let before = self.now().minus(retention);
+        self.forget_sessions(before).await?;
+        let delivered = sinks.iter().map(|sink| self.cursor(sink)).min();
+        let up_to = delivered.unwrap_or(u64::MAX);
+        while self.write(Write::Purge { before, up_to }).await? == Write::PURGED_AT_ONCE {}
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! The store that ends with its process: for the simulation, and the measure of the others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::journal::{self, Decision, Journal, Receipt, Write, fingerprint};
+use super::ledger::Ledger;
+use super::registry::Registry;
+use super::{Context, StoreError};
+use crate::domain::{Record, SessionId};
+
+/// Keeps everything in memory; durable as long as it lives.
+pub type MemoryStore = Ledger<MemoryJournal>;
+
+impl MemoryStore {
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        let journal = MemoryJournal {
+            log: Mutex::default(),
+            committed: watch::Sender::new(0),
+            source: context.source.clone(),
+        };
+        Self::with_journal(context, Registry::default(), HashMap::new(), journal)
+    }
+}
+
+#[derive(Debug)]
+pub struct MemoryJournal {
+    log: Mutex<Log>,
+    committed: watch::Sender<u64>,
+    source: String,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    events: BTreeMap<u64, Record>,
+    last: u64,
+    forgotten: HashMap<[u8; 32], u64>,
+}
+
+impl MemoryJournal {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Journal for MemoryJournal {
+    type Place = ();
+
+    async fn place(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn write(&self, (): (), write: Write) -> Receipt {
+        let mut log = self.log();
+        let answer = log.apply(write, &self.source);
+        self.committed.send_if_modified(|committed| {
+            let grown = log.last > *committed;
+            *committed = log.last;
+            grown
+        });
+        Receipt::ready(answer)
+    }
+
+    fn committed(&self) -> watch::Receiver<u64> {
+        self.committed.subscribe()
+    }
+
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let log = self.log();
+        let behind = log.events.range(after.saturating_add(1)..);
+        Ok(behind.take(limit).map(|(_, record)| record.clone()).collect())
+    }
+
+    async fn forgotten(&self, ids: Vec<SessionId>) -> Result<HashMap<SessionId, u64>, StoreError> {
+        let log = self.log();
+        let last = |id| log.forgotten.get(&fingerprint(id)).map(|&last| (id, last));
+        Ok(ids.into_iter().filter_map(last).collect())
+    }
+}
+
+impl Log {
+    fn apply(&mut self, write: Write, source: &str) -> journal::Answer {
+        match write {
+            Write::Decisions(decisions) => self.append(&decisions, source).map(|()| 0),
+            // The ledger keeps the cursors, which need no better memory than that here.
+            Write::Cursor { .. } => Ok(0),
+            Write::Forget(sessions) => {
+                let last = sessions.iter().map(|s| (fingerprint(s.id()), s.sequence()));
+                self.forgotten.extend(last);
+                Ok(0)
+            }
+            Write::Purge { before, up_to } => {
+                let delivered = self.events.range(..=up_to);
+                let old = delivered.filter(|(_, record)| record.time < before);
+                let old: Vec<u64> = old.map(|(&sequence, _)| sequence).collect();
+                for sequence in old {
+                    self.events.remove(&sequence);
+                }
+                Ok(0)
+            }
+        }
+    }
+
+    fn append(&mut self, decisions: &[Decision], source: &str) -> Result<(), StoreError> {
+        for event in decisions.iter().flat_map(|decision| &decision.events) {
+            let record = event
+                .record(self.last + 1, source)
+                .map_err(|error| StoreError::Failed(format!("event {}: {error}", event.id())))?;
+            self.last += 1;
+            self.events.insert(self.last, record);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! The sessions as they are now, and who is due.
+//!
+//! No IO and no waiting: each method takes the time, changes what is in memory, and returns the
+//! decisions that are to be journaled. The caller holds one lock over both, which makes the
+//! journal's order the registry's. A leased session stands in no queue, so it is never in
+//! flight twice, and its deadline waits for the answer that is on its way.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::journal::Decision;
+use super::{Lease, StoreError};
+use crate::domain::{
+    DueQueue, Entry, Policy, Session, SessionId, Timestamp, Transition, Urgency, Wake,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    slots: HashMap<SessionId, Slot>,
+    queue: DueQueue,
+    /// The latest revision given; one count for all sessions, so that no two values of a
+    /// session share one even when it was forgotten between them.
+    revision: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    session: Arc<Session>,
+    revision: u64,
+    leased: bool,
+    /// Whether the schedule is another than the journal's.
+    unsaved: bool,
+}
+
+impl Registry {
+    /// Takes in a session that the journal holds; `unsaved` if its schedule has moved since.
+    pub(super) fn load(&mut self, session: Session, unsaved: bool, policy: &Policy) {
+        self.put(Arc::new(session), unsaved, policy);
+    }
+
+    /// Those of the entries' sessions whose last `session_sequence` only the journal can know.
+    pub(super) fn unknown(&self, entries: &[Entry]) -> Vec<SessionId> {
+        let ids = entries.iter().map(|entry| entry.session_id);
+        ids.filter(|id| !self.slots.contains_key(id)).collect()
+    }
+
+    /// `last` holds the last `session_sequence` of unknown sessions that had an earlier life.
+    pub(super) fn track(
+        &mut self,
+        entries: &[Entry],
+        last: &HashMap<SessionId, u64>,
+        now: Timestamp,
+        policy: &Policy,
+    ) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        for entry in entries {
+            let id = entry.session_id;
+            let transition = match self.slots.get(&id).map(|slot| &slot.session) {
+                Some(session) if session.is_listed() => session.amend(entry.clone(), now, policy),
+                Some(ended) => Some(Session::track(entry.clone(), ended.sequence(), now, policy)),
+                None => {
+                    let last = last.get(&id).copied().unwrap_or(0);
+                    Some(Session::track(entry.clone(), last, now, policy))
+                }
+            };
+            decisions.extend(transition.and_then(|transition| self.apply(transition, policy)));
+        }
+        decisions
+    }
+
+    pub(super) fn untrack(
+        &mut self,
+        ids: &[SessionId],
+        now: Timestamp,
+        policy: &Policy,
+    ) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        for id in ids {
+            let transition = self.slots.get(id).and_then(|slot| slot.session.untrack(now));
+            decisions.extend(transition.and_then(|transition| self.apply(transition, policy)));
+        }
+        decisions
+    }
+
+    pub(super) fn has_timer_due(&self, now: Timestamp) -> bool {
+        self.queue.next_timer().is_some_and(|at| at <= now)
+    }
+
+    /// Decides what time has brought about, for at most `limit` sessions.
+    pub(super) fn elapse(
+        &mut self,
+        limit: usize,
+        now: Timestamp,
+        policy: &Policy,
+    ) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        while decisions.len() < limit
+            && let Some(id) = self.queue.pop_timer(now)
+        {
+            let transition = self.slots.get(&id).map(|slot| slot.session.elapse(now, policy));
+            decisions.extend(transition.and_then(|transition| self.apply(transition, policy)));
+        }
+        decisions
+    }
+
+    pub(super) fn lease(&mut self, now: Timestamp) -> Option<Lease> {
+        let (id, due_at, urgency) = self.queue.pop_poll(now)?;
+        let slot = self.slots.get_mut(&id)?;
+        slot.leased = true;
+        let session = Session::clone(&slot.session);
+        Some(Lease { session, urgency, due_at, revision: slot.revision })
+    }
+
+    /// When there is next something to do; may lie in the past.
+    pub(super) fn next_wake(&self) -> Option<Timestamp> {
+        self.queue.next_timer().into_iter().chain(self.queue.next_poll()).min()
+    }
+
+    /// Ends a lease with its decision; there is none to be journaled where it is steady.
+    pub(super) fn settle(
+        &mut self,
+        lease: &Lease,
+        transition: Transition,
+        now: Timestamp,
+        policy: &Policy,
+    ) -> Result<Option<Decision>, StoreError> {
+        let id = lease.session.id();
+        let revision = self.slots.get_mut(&id).map(|slot| {
+            slot.leased = false;
+            slot.revision
+        });
+        if revision == Some(lease.revision) {
+            return Ok(self.apply(transition, policy));
+        }
+        self.enqueue(id, now, policy);
+        Err(StoreError::Stale(id))
+    }
+
+    pub(super) fn release(&mut self, lease: &Lease, policy: &Policy) {
+        let id = lease.session.id();
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.leased = false;
+            self.enqueue(id, lease.due_at, policy);
+        }
+    }
+
+    /// At most `limit` sessions whose schedule is to be saved; taken for saved from here on.
+    pub(super) fn take_unsaved(&mut self, limit: usize) -> Vec<Decision> {
+        let unsaved = self.slots.values_mut().filter(|slot| slot.unsaved).take(limit);
+        unsaved
+            .map(|slot| {
+                slot.unsaved = false;
+                Decision { session: Arc::clone(&slot.session), events: Vec::new() }
+            })
+            .collect()
+    }
+
+    /// At most `limit` sessions that ended before `before` and that nobody holds on to.
+    pub(super) fn forgettable(&self, before: Timestamp, limit: usize) -> Vec<Arc<Session>> {
+        let forgettable = |slot: &&Slot| {
+            let over = slot.session.ended().is_some_and(|(_, at)| at < before);
+            over && !slot.session.is_listed() && !slot.leased
+        };
+        let sessions = self.slots.values().filter(forgettable).take(limit);
+        sessions.map(|slot| Arc::clone(&slot.session)).collect()
+    }
+
+    pub(super) fn forget(&mut self, sessions: &[Arc<Session>]) {
+        for session in sessions {
+            self.slots.remove(&session.id());
+        }
+    }
+
+    pub(super) fn listed(&self) -> Vec<SessionId> {
+        let listed = self.slots.iter().filter(|(_, slot)| slot.session.is_listed());
+        listed.map(|(&id, _)| id).collect()
+    }
+
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.slots.values().map(|slot| Arc::clone(&slot.session)).collect()
+    }
+
+    pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.slots.get(&id).map(|slot| Arc::clone(&slot.session))
+    }
+
+    fn apply(&mut self, transition: Transition, policy: &Policy) -> Option<Decision> {
+        let Transition { session, events, steady } = transition;
+        let session = Arc::new(session);
+        self.put(Arc::clone(&session), steady, policy);
+        (!steady).then_some(Decision { session, events })
+    }
+
+    fn put(&mut self, session: Arc<Session>, unsaved: bool, policy: &Policy) {
+        let id = session.id();
+        self.revision += 1;
+        let revision = self.revision;
+        let leased = self.slots.get(&id).is_some_and(|slot| slot.leased);
+        self.slots.insert(id, Slot { session, revision, leased, unsaved });
+        self.enqueue(id, Timestamp::MAX, policy);
+    }
+
+    /// Queues the session for when it wants attention, its poll for `latest` if that is sooner.
+    fn enqueue(&mut self, id: SessionId, latest: Timestamp, policy: &Policy) {
+        let idle = self.slots.get(&id).filter(|slot| !slot.leased);
+        let Some(Wake { timer, poll }) = idle.and_then(|slot| slot.session.wake(policy)) else {
+            self.queue.remove(id);
+            return;
+        };
+        let sooner = |(at, urgency): (Timestamp, Urgency)| (at.min(latest), urgency);
+        self.queue.set(id, Wake { timer, poll: poll.map(sooner) });
+    }
+}

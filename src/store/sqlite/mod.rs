@@ -1,0 +1,116 @@
+//! The store on disk: one SQLite database in WAL mode.
+//!
+//! SQLite, because a decision must be one atomic, durable commit, and an operator must be able to
+//! back it up, look into it and move it with tools that exist. One thread writes
+//! ([`writer`]); events are read over a connection of their own, which WAL lets run beside it.
+//! A [`Reader`] opens the same file for the commands that only look.
+
+mod file;
+mod reader;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+
+pub use self::reader::{EventFilter, Reader};
+use self::writer::Writer;
+use super::journal::{Journal, Receipt, Write};
+use super::ledger::Ledger;
+use super::registry::Registry;
+use super::{Context, StoreError};
+use crate::domain::{Record, SessionId};
+
+/// Keeps everything in an SQLite database, which one process at a time may hold.
+///
+/// Dropping it waits for what is being written.
+pub type SqliteStore = Ledger<SqliteJournal>;
+
+impl SqliteStore {
+    /// Opens the database, or makes it where there is none; reads all sessions.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`], with what to do: another instance holds it, a newer version wrote
+    /// it, it is something else or damaged, it is not in WAL mode, or it can't be opened.
+    pub fn open(path: &Path, context: &Context) -> Result<Self, StoreError> {
+        let lock = file::lock(path)?;
+        let connection = file::open(path)?;
+        let reader = Reader::open(path)?;
+        let policy = Arc::clone(&context.policy.borrow());
+        let now = context.clock.now().wall;
+        let mut rng = StdRng::seed_from_u64(context.seed);
+        let mut registry = Registry::default();
+        for mut session in reader.sessions()? {
+            let poll_at = session.schedule().poll_at;
+            session.resume(now, &policy, &mut rng);
+            let unsaved = session.schedule().poll_at != poll_at;
+            registry.load(session, unsaved, &policy);
+        }
+        let cursors = reader.cursors()?;
+        let writer = Writer {
+            connection,
+            path: path.to_owned(),
+            source: context.source.clone(),
+            committed: watch::Sender::new(reader.last_sequence()?),
+            _lock: lock,
+        };
+        let journal = SqliteJournal {
+            committed: writer.committed.subscribe(),
+            writer: writer.start()?,
+            reader: Arc::new(Mutex::new(reader)),
+        };
+        Ok(Self::with_journal(context, registry, cursors, journal))
+    }
+}
+
+#[derive(Debug)]
+pub struct SqliteJournal {
+    /// Closed before the writer, which as the last one to leave folds the WAL into the database.
+    reader: Arc<Mutex<Reader>>,
+    writer: writer::Handle,
+    committed: watch::Receiver<u64>,
+}
+
+impl SqliteJournal {
+    async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Reader) -> Result<T, StoreError> + Send + 'static,
+    {
+        let reader = Arc::clone(&self.reader);
+        let read = move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner));
+        let failed = |error| StoreError::Failed(format!("a read came to no end: {error}"));
+        tokio::task::spawn_blocking(read).await.map_err(failed)?
+    }
+}
+
+impl Journal for SqliteJournal {
+    type Place = writer::Place;
+
+    async fn place(&self) -> Result<writer::Place, StoreError> {
+        self.writer.place().await
+    }
+
+    fn write(&self, place: writer::Place, write: Write) -> Receipt {
+        place.write(write)
+    }
+
+    fn committed(&self) -> watch::Receiver<u64> {
+        self.committed.clone()
+    }
+
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
+        self.read(move |reader| reader.events(after, limit, &EventFilter::default())).await
+    }
+
+    async fn forgotten(&self, ids: Vec<SessionId>) -> Result<HashMap<SessionId, u64>, StoreError> {
+        self.read(move |reader| reader.forgotten(&ids)).await
+    }
+}

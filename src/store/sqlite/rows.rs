@@ -1,0 +1,116 @@
+//! What is written, as SQL; and how a number is kept.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::domain::{Event, Session, Timestamp};
+use crate::store::journal::{Decision, Write, fingerprint};
+
+/// Writes inside the caller's transaction; returns how many events a purge dropped.
+pub(super) fn apply(
+    transaction: &Connection,
+    write: &Write,
+    source: &str,
+) -> rusqlite::Result<u64> {
+    match write {
+        Write::Decisions(decisions) => decide(transaction, decisions, source).map(|()| 0),
+        Write::Cursor { sink, up_to } => advance(transaction, sink, *up_to).map(|()| 0),
+        Write::Forget(sessions) => forget(transaction, sessions).map(|()| 0),
+        Write::Purge { before, up_to } => purge(transaction, *before, *up_to),
+    }
+}
+
+/// The sequence of the last event ever recorded; 0 before the first.
+pub(super) fn last_sequence(connection: &Connection) -> rusqlite::Result<u64> {
+    let select = "SELECT seq FROM sqlite_sequence WHERE name = 'event'";
+    let last = connection.prepare_cached(select)?.query_row([], |row| unsigned(row, 0));
+    Ok(last.optional()?.unwrap_or(0))
+}
+
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(column)?;
+    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+/// A sequence as SQLite has it; beyond its range there is nothing.
+pub(super) fn signed(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+fn decide(transaction: &Connection, decisions: &[Decision], source: &str) -> rusqlite::Result<()> {
+    for Decision { session, events } in decisions {
+        for event in events {
+            append(transaction, event, source)?;
+        }
+        save(transaction, session)?;
+    }
+    Ok(())
+}
+
+fn append(transaction: &Connection, event: &Event, source: &str) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO event (session, session_sequence, type, time, source, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    insert.execute(params![
+        event.session_id.as_bytes(),
+        signed(event.session_sequence),
+        event.kind().as_str(),
+        event.time.as_millis(),
+        source,
+        json(event)?,
+    ])?;
+    Ok(())
+}
+
+fn save(transaction: &Connection, session: &Session) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO session (id, record) VALUES (?1, ?2)
+         ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+    )?;
+    upsert.execute(params![session.id().as_bytes(), json(session)?])?;
+    Ok(())
+}
+
+fn advance(transaction: &Connection, sink: &str, up_to: u64) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO sink (name, cursor) VALUES (?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET cursor = max(cursor, excluded.cursor)",
+    )?;
+    upsert.execute(params![sink, signed(up_to)])?;
+    Ok(())
+}
+
+fn forget(transaction: &Connection, sessions: &[Arc<Session>]) -> rusqlite::Result<()> {
+    let mut delete = transaction.prepare_cached("DELETE FROM session WHERE id = ?1")?;
+    let mut remember = transaction.prepare_cached(
+        "INSERT INTO forgotten (session_hash, last_sequence) VALUES (?1, ?2)
+         ON CONFLICT (session_hash) DO UPDATE SET last_sequence = excluded.last_sequence",
+    )?;
+    for session in sessions {
+        delete.execute(params![session.id().as_bytes()])?;
+        remember.execute(params![fingerprint(session.id()), signed(session.sequence())])?;
+    }
+    Ok(())
+}
+
+fn purge(transaction: &Connection, before: Timestamp, up_to: u64) -> rusqlite::Result<u64> {
+    let mut delete = transaction.prepare_cached(
+        "DELETE FROM event WHERE sequence IN (
+             SELECT sequence FROM event INDEXED BY event_time
+             WHERE time < ?1 AND sequence <= ?2 ORDER BY time LIMIT ?3
+         )",
+    )?;
+    let dropped = delete.execute(params![
+        before.as_millis(),
+        signed(up_to),
+        signed(Write::PURGED_AT_ONCE)
+    ])?;
+    Ok(dropped as u64)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
+    let failed = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    serde_json::to_string(value).map_err(failed)
+}

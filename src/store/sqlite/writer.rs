@@ -1,0 +1,256 @@
+//! The one thread that writes.
+//!
+//! It commits in groups: what has gathered while the disk was busy with one transaction is the
+//! next. A transaction that fails for want of space, or because the disk does, is tried until it
+//! succeeds. Whoever waits for it goes on waiting, which is what slows polling down to the
+//! disk, and order is kept, since nothing overtakes. Only what another try can't mend ends it.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{file, rows};
+use crate::store::StoreError;
+use crate::store::journal::{Answer, Receipt, Write, ended};
+
+/// More than there are polls in flight and sinks, so that none of them waits for a place while
+/// the disk is well; and no more, since when it is not, waiting is right.
+const PLACES: usize = 256;
+
+/// Ends a group: a transaction of this many rows gains nothing by more of them, and each of
+/// its callers waits for the last.
+const GROUP_ROWS: usize = 10_000;
+
+/// Between two tries of a transaction that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
+    pub(super) source: String,
+    pub(super) committed: watch::Sender<u64>,
+    /// Held until the last write is done.
+    pub(super) _lock: File,
+}
+
+#[derive(Debug)]
+struct Command {
+    write: Write,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Ends the thread when dropped, and waits for it.
+#[derive(Debug)]
+pub(super) struct Handle {
+    /// Taken when dropped, which is how the thread learns of it.
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    control: Arc<Control>,
+}
+
+/// What reaches the thread while it is not taking commands.
+#[derive(Debug, Default)]
+struct Control {
+    closing: AtomicBool,
+    /// The database may not grow beyond this many pages; 0 for no limit.
+    #[cfg(test)]
+    max_pages: std::sync::atomic::AtomicU32,
+    #[cfg(test)]
+    failed: tokio::sync::Notify,
+}
+
+/// The right to one write.
+#[derive(Debug)]
+pub struct Place(mpsc::OwnedPermit<Command>);
+
+impl Place {
+    pub(super) fn write(self, write: Write) -> Receipt {
+        let (answer, receipt) = Receipt::new();
+        drop(self.0.send(Command { write, answer }));
+        receipt
+    }
+}
+
+impl Handle {
+    pub(super) async fn place(&self) -> Result<Place, StoreError> {
+        let commands = self.commands.clone().ok_or_else(ended)?;
+        commands.reserve_owned().await.map(Place).map_err(|_| ended())
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) {
+        self.control.max_pages.store(pages, Ordering::SeqCst);
+        self.thread.as_ref().inspect(|thread| thread.thread().unpark());
+    }
+
+    #[cfg(test)]
+    pub(super) async fn failed_once(&self) {
+        self.control.failed.notified().await;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.control.closing.store(true, Ordering::SeqCst);
+        self.commands = None;
+        let Some(thread) = self.thread.take() else { return };
+        Thread::unpark(thread.thread());
+        if thread.join().is_err() {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn start(self) -> Result<Handle, StoreError> {
+        let (sender, commands) = mpsc::channel(PLACES);
+        let control = Arc::new(Control::default());
+        let thread = {
+            let control = Arc::clone(&control);
+            let builder = thread::Builder::new().name("store-writer".to_owned());
+            builder.spawn(move || self.run(commands, &control))
+        };
+        let failed = |error| StoreError::Failed(format!("its writer can't be started: {error}"));
+        Ok(Handle { commands: Some(sender), thread: Some(thread.map_err(failed)?), control })
+    }
+
+    fn run(mut self, mut commands: mpsc::Receiver<Command>, control: &Control) {
+        while let Some(first) = commands.blocking_recv() {
+            let group = gather(first, &mut commands);
+            match self.persist(&group, control) {
+                Ok((answers, last_sequence)) => {
+                    self.publish(last_sequence);
+                    for (command, answer) in group.into_iter().zip(answers) {
+                        // Whoever doesn't wait any more need not be told.
+                        let _ = command.answer.send(Ok(answer));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!("the store has failed for good: {error}");
+                    refuse(group, &mut commands, &error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tries until the group is durable, or it is certain that it never will be.
+    fn persist(
+        &mut self,
+        group: &[Command],
+        control: &Control,
+    ) -> Result<(Vec<u64>, u64), StoreError> {
+        let path = self.path.display().to_string();
+        let mut reported = None;
+        loop {
+            let error = match self.transact(group, control) {
+                Ok(done) => {
+                    if reported.is_some() {
+                        tracing::info!("{path} (store.path) can be written again");
+                    }
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            if !may_pass(&error) {
+                return Err(file::explain(&self.path, &error));
+            }
+            let message = error.to_string();
+            if control.closing.load(Ordering::SeqCst) {
+                return Err(StoreError::Failed(format!(
+                    "{path} (store.path) could not be written before the stop: {message}; what was not written is polled again"
+                )));
+            }
+            if reported.as_ref() != Some(&message) {
+                tracing::error!(
+                    "{path} (store.path) can't be written: {message}; make room or mend the disk: it is tried again every {PAUSE:?}, nothing is lost, and polling waits for it"
+                );
+                reported = Some(message);
+            }
+            #[cfg(test)]
+            control.failed.notify_one();
+            thread::park_timeout(PAUSE);
+        }
+    }
+
+    fn transact(
+        &mut self,
+        group: &[Command],
+        #[cfg_attr(not(test), expect(unused, reason = "read by a test's limit alone"))]
+        control: &Control,
+    ) -> rusqlite::Result<(Vec<u64>, u64)> {
+        #[cfg(test)]
+        self.limit(control)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let apply = |command: &Command| rows::apply(&transaction, &command.write, &self.source);
+        let answers = group.iter().map(apply).collect::<rusqlite::Result<_>>()?;
+        let last_sequence = rows::last_sequence(&transaction)?;
+        transaction.commit()?;
+        Ok((answers, last_sequence))
+    }
+
+    fn publish(&self, last_sequence: u64) {
+        self.committed.send_if_modified(|committed| {
+            let grown = last_sequence > *committed;
+            *committed = last_sequence;
+            grown
+        });
+    }
+
+    #[cfg(test)]
+    fn limit(&self, control: &Control) -> rusqlite::Result<()> {
+        let pages = match control.max_pages.load(Ordering::SeqCst) {
+            0 => u32::MAX - 1,
+            pages => pages,
+        };
+        let set = format!("PRAGMA max_page_count = {pages}");
+        self.connection.query_row(&set, [], |_| Ok(()))
+    }
+}
+
+fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+    let mut rows = first.write.rows();
+    let mut group = vec![first];
+    while rows < GROUP_ROWS
+        && let Ok(command) = commands.try_recv()
+    {
+        rows += command.write.rows();
+        group.push(command);
+    }
+    group
+}
+
+/// Memory is ahead of the disk from here on, so nothing may be written over what is missing.
+fn refuse(group: Vec<Command>, commands: &mut mpsc::Receiver<Command>, error: &StoreError) {
+    let rest = std::iter::from_fn(|| commands.blocking_recv());
+    for command in group.into_iter().chain(rest) {
+        // As above.
+        let _ = command.answer.send(Err(error.clone()));
+    }
+}
+
+/// Whether another try may succeed: the disk is full, slow, or failing; not: the database is
+/// damaged, or what is to be written can't be.
+fn may_pass(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::OutOfMemory
+                | ErrorCode::FileLockingProtocolFailed
+        )
+    )
+}

@@ -1,0 +1,259 @@
+//! Where the API is: the base URL, and the paths below it.
+//!
+//! Both are checked once, here, so that a request's URL is their plain concatenation. That
+//! matters because the concatenation is what gets signed: a URL library that quietly rewrote it
+//! afterwards would make every signature wrong.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use reqwest::Url;
+
+use crate::domain::SessionId;
+
+/// The API's base URL: https, or plain http to this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    /// Normalised, without a slash at its end.
+    text: String,
+    authority: String,
+    loopback: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBaseUrl {
+    #[error("{0:?} is not a URL; write it like \"https://api.yoti.com/idverify/v1\"")]
+    NotAUrl(String),
+    #[error(
+        "{0:?} is neither https nor plain http to this machine; write it like \"https://api.yoti.com/idverify/v1\""
+    )]
+    Insecure(String),
+    /// The text is not repeated: it may hold a password.
+    #[error("holds a user name or password; leave them out")]
+    UserInfo,
+    #[error("holds a query or fragment; leave out everything from the ? or # on")]
+    QueryOrFragment,
+}
+
+impl BaseUrl {
+    /// # Errors
+    /// [`InvalidBaseUrl`], whose text says what is wrong and what to write.
+    pub fn parse(text: &str) -> Result<Self, InvalidBaseUrl> {
+        let url = Url::parse(text.trim())
+            .map_err(|_| InvalidBaseUrl::NotAUrl(without_user_info(text).to_owned()))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidBaseUrl::UserInfo);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(InvalidBaseUrl::QueryOrFragment);
+        }
+        let loopback = is_loopback(url.host_str().unwrap_or_default());
+        match url.scheme() {
+            "https" => {}
+            "http" if loopback => {}
+            _ => return Err(InvalidBaseUrl::Insecure(text.to_owned())),
+        }
+        let authority = url.authority().to_owned();
+        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), authority, loopback })
+    }
+
+    /// Host and, where it isn't the usual one, port.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Whether the API is on this machine, which no proxy is asked for.
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        self.loopback
+    }
+
+    /// Whether there is no TLS, and so no certificate to check.
+    pub(super) fn is_plain_http(&self) -> bool {
+        self.text.starts_with("http:")
+    }
+
+    /// The base URL followed by that path and query, which come out as they went in or not at all.
+    pub(super) fn join(&self, path_and_query: &str) -> Option<Url> {
+        let text = format!("{}{path_and_query}", self.text);
+        Url::parse(&text).ok().filter(|url| url.as_str() == text)
+    }
+}
+
+/// Yoti's production API.
+impl Default for BaseUrl {
+    fn default() -> Self {
+        Self {
+            text: "https://api.yoti.com/idverify/v1".to_owned(),
+            authority: "api.yoti.com".to_owned(),
+            loopback: false,
+        }
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = InvalidBaseUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+/// What can't be parsed can't be searched for a password either, so all before an @ goes.
+fn without_user_info(text: &str) -> &str {
+    text.rsplit_once('@').map_or(text, |(_, rest)| rest)
+}
+
+/// The path of an endpoint below the base URL, with `{session_id}` where the id goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionPath {
+    before: String,
+    after: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path:?} {fault}; write it like \"/sessions/{{session_id}}/configuration\"")]
+pub struct InvalidSessionPath {
+    path: String,
+    fault: &'static str,
+}
+
+impl SessionPath {
+    const PLACE: &str = "{session_id}";
+
+    /// Where SDKs find a session's configuration.
+    #[must_use]
+    pub fn configuration() -> Self {
+        Self { before: "/sessions/".to_owned(), after: "/configuration".to_owned() }
+    }
+
+    /// Where SDKs find the session itself.
+    #[must_use]
+    pub fn session() -> Self {
+        Self { before: "/sessions/".to_owned(), after: String::new() }
+    }
+
+    /// # Errors
+    /// [`InvalidSessionPath`], whose text says what is wrong and what to write.
+    pub fn parse(text: &str) -> Result<Self, InvalidSessionPath> {
+        let refuse = |fault| Err(InvalidSessionPath { path: text.to_owned(), fault });
+        if !text.starts_with('/') {
+            return refuse("does not begin with a slash");
+        }
+        if text.contains(['?', '#']) {
+            return refuse("holds a query or fragment");
+        }
+        let Some((before, after)) = text.split_once(Self::PLACE) else {
+            return refuse("does not say where {session_id} goes");
+        };
+        if after.contains(Self::PLACE) {
+            return refuse("holds {session_id} more than once");
+        }
+        let path = Self { before: before.to_owned(), after: after.to_owned() };
+        let sample = format!("https://host{}", path.of(SessionId::from_bytes([0; 16])));
+        if Url::parse(&sample).is_ok_and(|url| url.as_str() == sample) {
+            Ok(path)
+        } else {
+            refuse("is not in its plainest form (no .. or spaces; percent-encode other characters)")
+        }
+    }
+
+    #[must_use]
+    pub fn of(&self, id: SessionId) -> String {
+        format!("{}{id}{}", self.before, self.after)
+    }
+}
+
+impl FromStr for SessionPath {
+    type Err = InvalidSessionPath;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_machine_alone() {
+        for text in ["http://127.0.0.1:8080/idverify/v1", "http://localhost", "http://[::1]:1/x"] {
+            let url = BaseUrl::parse(text).unwrap();
+            assert!(url.is_loopback());
+            assert_eq!(url.to_string(), text);
+        }
+        for text in
+            ["http://api.yoti.com/idverify/v1", "http://localhost.example", "ftp://127.0.0.1/"]
+        {
+            assert!(matches!(BaseUrl::parse(text), Err(InvalidBaseUrl::Insecure(_))), "{text}");
+        }
+        assert!(!BaseUrl::parse("https://api.yoti.com/idverify/v1").unwrap().is_loopback());
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_the_base_url_changes_nothing() {
+        let plain = BaseUrl::parse("https://api.yoti.com/idverify/v1").unwrap();
+        assert_eq!(BaseUrl::parse("https://api.yoti.com/idverify/v1//").unwrap(), plain);
+        assert_eq!(BaseUrl::parse(" HTTPS://API.yoti.com:443/idverify/v1/").unwrap(), plain);
+        assert_eq!(plain.authority(), "api.yoti.com");
+    }
+
+    #[test]
+    fn a_base_url_with_a_password_is_refused_without_repeating_it() {
+        for text in ["https://me:hunter2@api.yoti.com/", "https://me:hunter2@api yoti com/"] {
+            let message = BaseUrl::parse(text).unwrap_err().to_string();
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_base_url_with_a_query_or_fragment_is_refused() {
+        for text in ["https://api.yoti.com/?a=b", "https://api.yoti.com/#x"] {
+            assert_eq!(BaseUrl::parse(text), Err(InvalidBaseUrl::QueryOrFragment));
+        }
+        for text in ["", "api.yoti.com/idverify/v1", "https://"] {
+            assert!(BaseUrl::parse(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_session_path_puts_the_id_in_its_place() {
+        let id = SessionId::from_bytes([0x3f; 16]);
+        for (path, full) in [
+            ("/sessions/{session_id}", "/sessions/3f3f3f3f-3f3f-3f3f-3f3f-3f3f3f3f3f3f"),
+            ("/session/{session_id}/x", "/session/3f3f3f3f-3f3f-3f3f-3f3f-3f3f3f3f3f3f/x"),
+        ] {
+            assert_eq!(SessionPath::parse(path).unwrap().of(id), full);
+        }
+    }
+
+    #[test]
+    fn a_session_path_that_a_url_library_would_rewrite_is_refused() {
+        for path in [
+            "sessions/{session_id}",
+            "/sessions",
+            "/{session_id}/{session_id}",
+            "/sessions/{session_id}?x=y",
+            "/../{session_id}",
+            "/a b/{session_id}",
+            "/%2e%2e/{session_id}",
+            "/s\u{e9}ance/{session_id}",
+        ] {
+            assert!(SessionPath::parse(path).is_err(), "{path} was accepted");
+        }
+    }
+}

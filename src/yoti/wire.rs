@@ -1,0 +1,381 @@
+//! Bodies as the API sends them, read leniently.
+//!
+//! Only `session_id` is certain. Any other field may be missing, null, of another type than
+//! documented, in any order, beside fields nobody has documented yet. Fields are picked out as
+//! raw slices of the body and read one by one, so that one odd field spoils nothing beside it,
+//! and what isn't needed, which includes the client session token, is never copied.
+//!
+//! One kind of oddity is an error all the same: a list of resources that is there and is no
+//! list. Reading it as an empty list would tell of every resource that it has been removed.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use crate::domain::{Listed, SessionId, Snapshot};
+
+use super::text;
+
+/// Why a body that should have been good makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("is empty")]
+    Empty,
+    #[error("is not JSON; check that api.base_url leads to Yoti and not to a proxy's own page")]
+    NotJson,
+    #[error("is cut short")]
+    CutShort,
+    #[error("is JSON, but not a session's; check api.base_url and the paths below it")]
+    NotASession,
+    #[error("has no session_id")]
+    NoSessionId,
+    #[error("has a session_id that is no UUID")]
+    OddSessionId,
+    #[error("is about another session, {0}")]
+    OtherSession(SessionId),
+    #[error("has a {0} of an unknown form")]
+    UnknownForm(&'static str),
+    #[error("has no state")]
+    NoState,
+    #[error("has the unknown state {0:?}")]
+    UnknownState(String),
+}
+
+#[derive(Deserialize)]
+struct Configuration<'a> {
+    #[serde(borrow)]
+    session_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    client_session_token_ttl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    capture: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Capture<'a> {
+    #[serde(borrow)]
+    required_resources: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RequiredResource<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    state: Option<&'a RawValue>,
+}
+
+/// Reads the configuration of the session that was asked about.
+pub(super) fn configuration(body: &[u8], asked: SessionId) -> Result<Snapshot, Unreadable> {
+    let body: Configuration = object(body)?;
+    let id = body.session_id.and_then(as_text).ok_or(Unreadable::NoSessionId)?;
+    let id: SessionId = id.parse().map_err(|_| Unreadable::OddSessionId)?;
+    if id != asked {
+        return Err(Unreadable::OtherSession(id));
+    }
+    let ttl = body.client_session_token_ttl.and_then(ttl);
+    let resources = body.capture.map(required_resources).transpose()?.unwrap_or_default();
+    Ok(Snapshot { ttl, resources })
+}
+
+fn required_resources(capture: &RawValue) -> Result<Vec<Listed>, Unreadable> {
+    let capture: Capture =
+        object(capture.get().as_bytes()).map_err(|_| Unreadable::UnknownForm("capture"))?;
+    let Some(list) = capture.required_resources else { return Ok(Vec::new()) };
+    let list: Vec<&RawValue> = serde_json::from_str(list.get())
+        .map_err(|_| Unreadable::UnknownForm("capture.required_resources"))?;
+    Ok(list.into_iter().map(listed).collect())
+}
+
+/// A resource of a form that nobody knows is still a resource.
+fn listed(resource: &RawValue) -> Listed {
+    let Ok(resource) = object::<RequiredResource>(resource.get().as_bytes()) else {
+        return Listed::new(None, None, None);
+    };
+    let [kind, id, state] =
+        [resource.kind, resource.id, resource.state].map(|field| field.and_then(as_text));
+    Listed::new(kind.as_deref(), id.as_deref(), state.as_deref())
+}
+
+/// Reads an object; serde would take a list for a struct, too.
+fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
+    match json.trim_ascii_start().first() {
+        None => return Err(Unreadable::Empty),
+        Some(b'{') => {}
+        Some(b'[' | b'"') => return Err(Unreadable::NotASession),
+        Some(_) => return Err(Unreadable::NotJson),
+    }
+    // serde_json's own words may quote the body.
+    serde_json::from_slice(json).map_err(|error| match error.classify() {
+        Category::Eof => Unreadable::CutShort,
+        Category::Data => Unreadable::NotASession,
+        Category::Syntax | Category::Io => Unreadable::NotJson,
+    })
+}
+
+/// A string's text, or a number's or boolean's as it stands; an object or a list is none.
+fn as_text(value: &RawValue) -> Option<String> {
+    match value.get().as_bytes().first()? {
+        // Fails only for half a surrogate pair, which is no text.
+        b'"' => serde_json::from_str(value.get()).ok(),
+        b'{' | b'[' => None,
+        _ => Some(value.get().to_owned()),
+    }
+}
+
+/// Seconds remaining, zero if less; also as a fraction or in quotes.
+fn ttl(value: &RawValue) -> Option<Duration> {
+    let text = as_text(value)?;
+    // Rust's parser also takes "nan" and "infinity".
+    let numeric = |c: char| c.is_ascii_digit() || "+-.eE".contains(c);
+    let seconds: f64 = text.trim().chars().all(numeric).then(|| text.trim().parse().ok())??;
+    if seconds <= 0.0 {
+        return Some(Duration::ZERO);
+    }
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+}
+
+/// What an answer that refuses says of why.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reason {
+    /// Yoti's `code`.
+    pub(super) code: Option<String>,
+    /// Yoti's `message`, or else the first of its `errors`.
+    pub(super) words: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody<'a> {
+    #[serde(borrow)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    errors: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct FieldError<'a> {
+    #[serde(borrow)]
+    property: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+}
+
+/// Reads the body of a refusal. It may just as well be a proxy's page, or cut short: the
+/// status alone has the meaning, and this explains it where it can.
+pub(super) fn reason(body: &[u8]) -> Reason {
+    let Ok(body) = object::<ErrorBody>(body) else { return Reason::default() };
+    Reason {
+        code: body.code.and_then(as_text).as_deref().and_then(text::identifier),
+        words: body
+            .message
+            .and_then(as_text)
+            .or_else(|| body.errors.and_then(first_error))
+            .as_deref()
+            .and_then(text::one_line),
+    }
+}
+
+fn first_error(errors: &RawValue) -> Option<String> {
+    let errors: Vec<&RawValue> = serde_json::from_str(errors.get()).ok()?;
+    let first: FieldError = object(errors.first()?.get().as_bytes()).ok()?;
+    let words = [first.property, first.message].map(|field| field.and_then(as_text));
+    Some(words.into_iter().flatten().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+
+    fn read(body: &str) -> Result<Snapshot, Unreadable> {
+        configuration(body.as_bytes(), ID.parse().unwrap())
+    }
+
+    fn with(rest: &str) -> Result<Snapshot, Unreadable> {
+        read(&format!(r#"{{"session_id":"{ID}",{rest}}}"#))
+    }
+
+    fn ttl_of(json: &str) -> Option<Duration> {
+        with(&format!(r#""client_session_token_ttl":{json}"#)).unwrap().ttl
+    }
+
+    fn resources_of(json: &str) -> Vec<Listed> {
+        with(&format!(r#""capture":{{"required_resources":{json}}}"#)).unwrap().resources
+    }
+
+    #[test]
+    fn a_ttl_is_read_from_every_form_of_number() {
+        for json in ["599", "599.0", r#""599""#, r#"" 599 ""#, "5.99e2"] {
+            assert_eq!(ttl_of(json), Some(Duration::from_secs(599)), "{json}");
+        }
+        assert_eq!(ttl_of("2637668"), Some(Duration::from_secs(2_637_668)));
+        assert_eq!(ttl_of("0.5"), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_ttl_of_zero_or_less_is_zero() {
+        for json in ["0", "-0", "-1", "-1e300", "-9223372036854775809", r#""-5""#] {
+            assert_eq!(ttl_of(json), Some(Duration::ZERO), "{json}");
+        }
+    }
+
+    #[test]
+    fn an_absurd_ttl_saturates() {
+        for json in ["1e30", "1e999", "18446744073709551616", r#""1e30""#] {
+            assert_eq!(ttl_of(json), Some(Duration::MAX), "{json}");
+        }
+        assert!(ttl_of("9223372036854775807").unwrap() > Duration::from_secs(1 << 62));
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_ttl() {
+        for json in ["null", "true", "{}", "[1]", r#""""#, r#""soon""#, r#""NaN""#, r#""inf""#] {
+            assert_eq!(ttl_of(json), None, "{json}");
+        }
+        assert_eq!(read(&format!(r#"{{"session_id":"{ID}"}}"#)).unwrap().ttl, None);
+    }
+
+    #[test]
+    fn a_missing_or_null_list_is_no_resources() {
+        for rest in [
+            r#""x":1"#,
+            r#""capture":null"#,
+            r#""capture":{}"#,
+            r#""capture":{"required_resources":null}"#,
+        ] {
+            assert_eq!(with(rest).unwrap().resources, [], "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_unknown_form_is_not_taken_for_an_empty_one() {
+        for capture in ["3", "[]", r#""""#, "false"] {
+            let odd = with(&format!(r#""capture":{capture}"#));
+            assert_eq!(odd, Err(Unreadable::UnknownForm("capture")), "{capture}");
+        }
+        for list in ["3", "{}", r#""""#, "false"] {
+            let odd = with(&format!(r#""capture":{{"required_resources":{list}}}"#));
+            assert_eq!(odd, Err(Unreadable::UnknownForm("capture.required_resources")), "{list}");
+        }
+    }
+
+    #[test]
+    fn a_resource_that_is_no_object_is_kept_as_unknown() {
+        let unknown = Listed::new(None, None, None);
+        assert_eq!(resources_of(r#"[null, 1, "x", [], {}, true]"#), vec![unknown; 6]);
+    }
+
+    #[test]
+    fn a_field_of_another_type_becomes_its_text_or_counts_as_missing() {
+        let listed = resources_of(
+            r#"[{"type":1.50,"id":7,"state":true},
+                {"state":["REQUIRED"],"id":{"a":1},"type":null,"more":{"state":"COMPLETE"}},
+                {"id":"\ud800","type":"A\u0042","state":"COMPLETE"}]"#,
+        );
+        assert_eq!(
+            listed,
+            [
+                Listed::new(Some("1.50"), Some("7"), Some("true")),
+                Listed::new(None, None, None),
+                Listed::new(Some("AB"), None, Some("COMPLETE")),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_session_id_must_be_the_one_asked_for_in_either_case() {
+        assert!(read(&format!(r#"{{"session_id":"{}"}}"#, ID.to_uppercase())).is_ok());
+        let other = "54de4aa9-1a35-4c78-b070-3330d40ce31f";
+        let error = read(&format!(r#"{{"session_id":"{other}"}}"#)).unwrap_err();
+        assert_eq!(error, Unreadable::OtherSession(other.parse().unwrap()));
+        assert_eq!(read(r#"{"session_id":null}"#), Err(Unreadable::NoSessionId));
+        assert_eq!(read("{}"), Err(Unreadable::NoSessionId));
+        assert_eq!(read(r#"{"session_id":"Jane Doe"}"#), Err(Unreadable::OddSessionId));
+    }
+
+    #[test]
+    fn what_is_no_configuration_says_what_it_is() {
+        assert_eq!(read(" \n"), Err(Unreadable::Empty));
+        assert_eq!(read("<html>"), Err(Unreadable::NotJson));
+        assert_eq!(read("null"), Err(Unreadable::NotJson));
+        assert_eq!(read(&format!(r#"{{"session_id":"{ID}""#)), Err(Unreadable::CutShort));
+        assert_eq!(read(&format!(r#"["{ID}",599,null]"#)), Err(Unreadable::NotASession));
+        assert_eq!(read(&format!(r#"{{"session_id":"{ID}"}} x"#)), Err(Unreadable::NotJson));
+    }
+
+    #[test]
+    fn a_deeply_nested_unknown_field_is_skipped() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(with(&format!(r#""future":{deep}"#)).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_gives_its_code_and_its_message_or_first_error() {
+        let full = reason(br#"{"code":"BAD_TOKEN","message":"No\nway","errors":[]}"#);
+        assert_eq!(full.code.as_deref(), Some("BAD_TOKEN"));
+        assert_eq!(full.words.as_deref(), Some("No way"));
+        let fields = reason(br#"{"errors":[{"property":"query.sdkId","message":"is null"}, 1]}"#);
+        assert_eq!(fields.words.as_deref(), Some("query.sdkId is null"));
+        for body in ["", "<html>", "[]", "{", r#"{"code":[],"message":{},"errors":"x"}"#, "{}"] {
+            assert_eq!(reason(body.as_bytes()), Reason::default(), "{body}");
+        }
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::{Map, Value};
+        let name = prop_oneof![
+            Just("session_id".to_owned()),
+            Just("client_session_token_ttl".to_owned()),
+            Just("capture".to_owned()),
+            Just("required_resources".to_owned()),
+            Just("type".to_owned()),
+            Just("state".to_owned()),
+            ".*",
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            Just(Value::from(ID)),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, move |inner| {
+            let fields = prop::collection::vec((name.clone(), inner.clone()), 0..6);
+            prop_oneof![
+                prop::collection::vec(inner, 0..6).prop_map(Value::from),
+                fields.prop_map(|fields| Value::Object(Map::from_iter(fields))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = configuration(&body, ID.parse().unwrap());
+            let _ = reason(&body);
+        }
+
+        #[test]
+        fn no_document_panics_and_no_listed_resource_is_lost(capture in json(), ttl in json()) {
+            let list = capture.pointer("/required_resources").and_then(|l| l.as_array());
+            let body = serde_json::json!({
+                "client_session_token_ttl": ttl, "capture": capture, "session_id": ID
+            })
+            .to_string();
+            if let Ok(snapshot) = read(&body) {
+                prop_assert_eq!(snapshot.resources.len(), list.map_or(0, Vec::len));
+            }
+            let _ = reason(body.as_bytes());
+        }
+    }
+}
