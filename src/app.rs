@@ -6,25 +6,24 @@
 
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::clock::{Clock, SteadyClock, SystemClock};
+use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
 use crate::limiter::Bucket;
-use crate::poller::{Diary, Poller, PollerError};
+use crate::poller::{self, Poller, PollerError};
 use crate::sinks::{DispatchError, Stdout, dispatch};
 use crate::store::{Context, SqliteStore, Store, StoreError};
+use crate::yoti;
 
 /// How the outside steers a running daemon.
 #[derive(Debug)]
@@ -86,11 +85,13 @@ const DELTAS_WAITING: usize = 4;
 /// # Errors
 /// See [`AppError`].
 pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(SystemClock));
+    // Signatures carry the true time at once, whenever the others take over a step.
     let api = config
         .api
-        .client(Arc::clone(&clock))
+        .client(Arc::new(SystemClock))
         .map_err(|error| AppError::Unusable(error.to_string()))?;
+    let api = Arc::new(api);
     let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
     let context = Context {
         clock: Arc::clone(&clock),
@@ -101,16 +102,19 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let store = Arc::new(open_store(&config.store.path, context).await?);
     let bucket = Arc::new(Bucket::new(config.limits, Arc::clone(&clock)));
     let (bucket, bucket_now) = watch::channel(bucket);
-    let poller = Poller {
-        store: Arc::clone(&store),
-        api: Arc::new(api),
-        clock: Arc::clone(&clock),
+    let (max_in_flight, max_in_flight_now) = watch::channel(config.limits.max_in_flight);
+    let settings = poller::Settings {
         policy: policy_now,
         bucket: bucket_now,
-        max_in_flight: config.limits.max_in_flight,
-        rng: Mutex::new(StdRng::from_rng(&mut rand::rng())),
-        diary: Diary::default(),
+        max_in_flight: max_in_flight_now,
     };
+    let poller = Poller::new(
+        Arc::clone(&store),
+        Arc::clone(&api),
+        Arc::clone(&clock),
+        settings,
+        rand::random(),
+    );
     let mut sinks = Vec::new();
     let flush = CancellationToken::new();
     if config.events.stdout {
@@ -119,6 +123,10 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     }
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
+    let time = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.keep_time().await })
+    };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
@@ -126,7 +134,8 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         api = config.api.base_url.authority(),
         "ibvwatch is running"
     );
-    let mut daemon = Daemon { config, clock, store, policy, bucket, poller, sinks };
+    let mut daemon =
+        Daemon { config, clock, api, store, policy, bucket, max_in_flight, time, poller, sinks };
     let ending = daemon.tend(control).await;
     daemon.stop(&stop_polls, &flush, ending).await
 }
@@ -141,9 +150,12 @@ async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppErr
 struct Daemon {
     config: Config,
     clock: Arc<dyn Clock>,
+    api: Arc<yoti::Client>,
     store: Arc<SqliteStore>,
     policy: watch::Sender<Arc<Policy>>,
     bucket: watch::Sender<Arc<Bucket>>,
+    max_in_flight: watch::Sender<usize>,
+    time: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
     sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
 }
@@ -160,6 +172,12 @@ impl Daemon {
                 ended = &mut self.poller => {
                     ended.map_err(|error| AppError::Died { part: "poller", error: Some(error) })??;
                     return Err(AppError::Died { part: "poller", error: None });
+                }
+                ended = &mut self.time => {
+                    return Err(match ended {
+                        Ok(Err(error)) => error.into(),
+                        Err(error) => AppError::Died { part: "keeper of time", error: Some(error) },
+                    });
                 }
                 ended = first_to_end(&mut self.sinks) => return sink_ended(ended),
                 ended = &mut watching => {
@@ -211,11 +229,15 @@ impl Daemon {
             let bucket = Bucket::new(new.limits, Arc::clone(&self.clock));
             self.bucket.send_replace(Arc::new(bucket));
         }
+        self.max_in_flight.send_replace(new.limits.max_in_flight);
+        self.api.set_timeout(new.api.timeout);
+        let old_api = Api { timeout: new.api.timeout, ..old.api };
         let fixed = [
-            ("api", new.api != old.api),
-            ("store.path", new.store.path != old.store.path),
-            ("events", new.events != old.events),
-            ("poll.max_in_flight", new.limits.max_in_flight != old.limits.max_in_flight),
+            ("api", new.api != old_api),
+            ("store", new.store != old.store),
+            ("events", new.events.source != old.events.source),
+            ("sinks", new.events.stdout != old.events.stdout),
+            ("log.format", new.log.format != old.log.format),
         ];
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
             warn!(key, "changed, but takes effect only after a restart");
@@ -232,6 +254,7 @@ impl Daemon {
         ending: Result<Ending, AppError>,
     ) -> Result<Ending, AppError> {
         let deadline = Instant::now() + STOP_WITHIN;
+        self.time.abort();
         stop_polls.cancel();
         if !self.poller.is_finished()
             && tokio::time::timeout(POLLS_WITHIN, &mut self.poller).await.is_err()

@@ -1,12 +1,14 @@
 //! The loop: take what is due, ask, let the core decide, commit, repeat.
 //!
-//! The poller decides nothing about a session. It holds the limits of 1.3 of the contract: the
-//! request budget, how many requests are under way, and (by the store's lease) at most one for
-//! each session.
+//! The poller decides nothing about a session. It carries out what the core has decided, within
+//! the limits: the request budget, how many requests may be under way, at most one for each
+//! session (which the store's lease sees to), and none but a probe while the breaker is open.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -15,7 +17,8 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::domain::{
-    Detail, Exchange, Observation, Policy, ProblemKind, ResourceState, SessionId, Transition,
+    ApiDetail, ApiEvent, Breaker, Detail, Exchange, Gate, Observation, Pace, Policy, ProblemKind,
+    ResourceState, SessionId, Transition, Turn,
 };
 use crate::limiter::Bucket;
 use crate::store::{Lease, Store, StoreError};
@@ -23,15 +26,29 @@ use crate::yoti::SessionApi;
 
 /// What the poller works with.
 pub struct Poller<S, A> {
-    pub store: Arc<S>,
-    pub api: Arc<A>,
-    pub clock: Arc<dyn Clock>,
+    store: Arc<S>,
+    api: Arc<A>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    health: Mutex<Health>,
+    rng: Mutex<StdRng>,
+    diary: Diary,
+}
+
+/// What a poller can be told anew while it runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
     pub policy: watch::Receiver<Arc<Policy>>,
-    /// The request budget; replaced when the configuration is.
+    /// The request budget.
     pub bucket: watch::Receiver<Arc<Bucket>>,
-    pub max_in_flight: usize,
-    pub rng: Mutex<StdRng>,
-    pub diary: Diary,
+    pub max_in_flight: watch::Receiver<usize>,
+}
+
+/// What the answers say of the API as a whole, and the polls of the load.
+#[derive(Debug)]
+struct Health {
+    breaker: Breaker,
+    pace: Pace,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,39 +59,39 @@ pub enum PollerError {
     Died(#[from] JoinError),
 }
 
+type UnderWay = JoinSet<Result<(), PollerError>>;
+
 impl<S: Store, A: SessionApi> Poller<S, A> {
+    /// `seed` is of the random numbers that spread polls.
+    pub fn new(
+        store: Arc<S>,
+        api: Arc<A>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        seed: u64,
+    ) -> Self {
+        let breaker = Breaker::resume(store.unavailable());
+        Self {
+            store,
+            api,
+            clock,
+            settings,
+            health: Mutex::new(Health { breaker, pace: Pace::default() }),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            diary: Diary::default(),
+        }
+    }
+
     /// Polls until told to stop, then waits for the polls under way.
     ///
     /// # Errors
     /// The store failed for good, or a poll panicked: both end the daemon.
     pub async fn run(self, stop: CancellationToken) -> Result<(), PollerError> {
         let this = Arc::new(self);
-        let mut under_way: JoinSet<Result<(), PollerError>> = JoinSet::new();
-        loop {
-            while let Some(done) = under_way.try_join_next() {
-                done??;
-            }
-            if under_way.len() >= this.max_in_flight {
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    Some(done) = under_way.join_next() => done??,
-                }
-                continue;
-            }
-            let lease = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                lease = this.store.next_due() => lease?,
-            };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {
-                    this.store.release(lease);
-                    break;
-                }
-                () = this.token() => {}
-            }
-            under_way.spawn(Arc::clone(&this).poll(lease));
+        let mut under_way = UnderWay::new();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = Self::take_up(&this, &mut under_way) => ended?,
         }
         while let Some(done) = under_way.join_next().await {
             done??;
@@ -82,37 +99,137 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         Ok(())
     }
 
+    /// Begins polls, one after the other; may be dropped at any await.
+    async fn take_up(this: &Arc<Self>, under_way: &mut UnderWay) -> Result<(), PollerError> {
+        loop {
+            while let Some(done) = under_way.try_join_next() {
+                done??;
+            }
+            if under_way.len() >= *this.settings.max_in_flight.borrow() {
+                if let Some(done) = under_way.join_next().await {
+                    done??;
+                }
+                continue;
+            }
+            let gate = this.health().breaker.gate(this.clock.now());
+            if let Gate::Closed(wait) = gate {
+                tokio::select! {
+                    () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)) => {}
+                    Some(done) = under_way.join_next() => done??,
+                }
+                continue;
+            }
+            let lease = tokio::select! {
+                lease = this.store.next_due() => lease?,
+                Some(done) = under_way.join_next() => {
+                    done??;
+                    continue;
+                }
+            };
+            let Some(lease) = this.with_token(lease).await? else { continue };
+            under_way.spawn(Arc::clone(this).poll(lease));
+        }
+    }
+
+    /// Takes a token for the poll. Where that takes time, who is polled is decided anew at the
+    /// end of it; `None` if by then nobody is to be.
+    async fn with_token(&self, mut lease: Lease) -> Result<Option<Lease>, PollerError> {
+        let bucket = self.bucket();
+        if bucket.try_take().is_err() {
+            bucket.take().await;
+            self.store.release(lease);
+            lease = self.store.next_due().await?;
+        }
+        let now = self.clock.now();
+        let policy = self.policy();
+        let cadence = lease.session.cadence(now.wall, &policy);
+        let mut health = self.health();
+        if matches!(health.breaker.gate(now), Gate::Closed(_)) {
+            self.store.release(lease);
+            return Ok(None);
+        }
+        health.breaker.polling(lease.session.id());
+        if let Some(stretch) = health.pace.polling(lease.due_at, cadence, now) {
+            warn!(
+                "more polls are due than poll.rate_limit and poll.max_in_flight allow: they come \
+                 {stretch:.1} times as far apart as configured; raise the limits or lengthen \
+                 poll.interval (ibvwatch plan says more)"
+            );
+        }
+        Ok(Some(lease))
+    }
+
     async fn poll(self: Arc<Self>, lease: Lease) -> Result<(), PollerError> {
         let id = lease.session.id();
+        let policy = self.policy();
         let sent = self.clock.now().wall;
         let observation = self.api.configuration(id).await;
-        let exchange = Exchange { sent, arrived: self.clock.now().wall };
-        let policy = Arc::clone(&self.policy.borrow());
+        let arrived = self.clock.now().wall;
         let state = if lease.session.asks_state(&observation, &policy) {
-            self.token().await;
+            self.bucket().take().await;
             Some(self.api.session_state(id).await)
         } else {
             None
         };
         self.diary.answered(id, &observation, state.as_ref());
-        let transition = {
-            let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-            lease.session.observe(observation, state, exchange, &policy, &mut *rng)
+        let (turn, transition) = {
+            let (mut health, mut rng) = (self.health(), lock(&self.rng));
+            let last_word = state.as_ref().unwrap_or(&observation);
+            let (live, now) = (self.store.live(), self.clock.now());
+            let turn = health.breaker.answered(id, last_word, live, now, &policy, &mut *rng);
+            let outage = health.breaker.cause().is_some();
+            let exchange = Exchange { sent, arrived, outage };
+            (turn, lease.session.observe(observation, state, exchange, &policy, &mut *rng))
         };
         Diary::decided(&transition);
         match self.store.commit(lease, transition).await {
             Err(StoreError::Stale(id)) => {
                 debug!(session = %id, "the session was changed during its poll; polling it again");
-                Ok(())
             }
-            other => Ok(other?),
+            other => other?,
+        }
+        match turn {
+            Some(turn) => self.announce(turn).await,
+            None => Ok(()),
         }
     }
 
-    async fn token(&self) {
-        let bucket = Arc::clone(&self.bucket.borrow());
-        bucket.take().await;
+    async fn announce(&self, turn: Turn) -> Result<(), PollerError> {
+        let time = self.clock.now().wall;
+        let event = match turn {
+            Turn::Opened { cause, error } => {
+                warn!(
+                    cause = cause.as_str(),
+                    "the API can't be used, polls pause but for probes: {error}"
+                );
+                ApiEvent { time, cause, detail: ApiDetail::Unavailable { error } }
+            }
+            Turn::Closed { cause, since } => {
+                info!(cause = cause.as_str(), unavailable_since = %since, "the API can be used again; overdue polls are spread");
+                self.store.spread_overdue();
+                let detail = ApiDetail::Available { unavailable_since: since };
+                ApiEvent { time, cause, detail }
+            }
+        };
+        Ok(self.store.announce(event).await?)
     }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.settings.policy.borrow())
+    }
+
+    fn bucket(&self) -> Arc<Bucket> {
+        Arc::clone(&self.settings.bucket.borrow())
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        lock(&self.health)
+    }
+}
+
+/// What is kept in these locks is whole at every moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S, A> std::fmt::Debug for Poller<S, A> {
@@ -123,7 +240,7 @@ impl<S, A> std::fmt::Debug for Poller<S, A> {
 
 /// What the log says of polls: each thing once, however many sessions it concerns.
 #[derive(Debug, Default)]
-pub struct Diary {
+struct Diary {
     noted: Mutex<Noted>,
 }
 
@@ -142,7 +259,7 @@ impl Diary {
     const STATES_NOTED: usize = 1_000;
 
     fn answered(&self, id: SessionId, observation: &Observation, state: Option<&Observation>) {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = lock(&self.noted);
         match state.unwrap_or(observation).problem() {
             None => {
                 if !noted.troubles.is_empty() {

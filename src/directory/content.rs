@@ -71,7 +71,11 @@ fn nodes(root: Node<'_>, syntax: Syntax) -> Result<Vec<Node<'_>>, Fault> {
             return sessions(fields, syntax);
         }
         Value::List(nodes) => return Ok(nodes),
-        value => value,
+        value @ (Value::Null
+        | Value::Text(_)
+        | Value::Moment(_)
+        | Value::Table(_)
+        | Value::Other(_)) => value,
     };
     Ok(vec![Node { at, value }])
 }
@@ -142,6 +146,7 @@ fn content(path: &Path, found: Vec<(usize, Entry)>, mut lines: Lines<'_>) -> Con
 pub(super) fn others(count: usize) -> String {
     match count {
         0 | 1 => String::new(),
+        2 => " (so with 1 other)".to_owned(),
         _ => format!(" (so with {} others)", count - 1),
     }
 }
@@ -149,7 +154,8 @@ pub(super) fn others(count: usize) -> String {
 /// What is wrong with one file beyond this is only counted.
 const MOST_PROBLEMS: usize = 20;
 
-fn problems(path: &Path, faults: Vec<Fault>, mut lines: Lines<'_>) -> Vec<Problem> {
+fn problems(path: &Path, mut faults: Vec<Fault>, mut lines: Lines<'_>) -> Vec<Problem> {
+    faults.sort_by_key(|fault| fault.at);
     let count = faults.len();
     let mut problems: Vec<Problem> = faults
         .into_iter()
@@ -186,5 +192,189 @@ impl Lines<'_> {
         self.line += self.bytes[self.at..at].split(|byte| *byte == b'\n').skip(1).count();
         self.at = at;
         self.line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::{Labels, SessionId};
+
+    const A: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+    const B: &str = "4fa85f64-5717-4562-b3fc-2c963f66afa6";
+
+    fn read(text: &str, syntax: Syntax) -> Result<Content, Vec<Problem>> {
+        parse(Path::new("s"), &text.replace('A', A).replace('B', B).into_bytes(), syntax)
+    }
+
+    fn ids(text: &str, syntax: Syntax) -> Vec<SessionId> {
+        let content = read(text, syntax).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+        content.named.iter().map(|named| named.entry.session_id).collect()
+    }
+
+    /// The problems with a file, as `line: message`, with the ids as above.
+    fn wrong(text: &str, syntax: Syntax) -> Vec<String> {
+        let problems = read(text, syntax).expect_err(text);
+        let problems = problems.iter().map(ToString::to_string);
+        problems.map(|problem| problem.replace(A, "A").replace(B, "B")).collect()
+    }
+
+    #[test]
+    fn json_is_an_entry_an_array_or_an_object_of_sessions() {
+        for (text, count) in [
+            (r#""A""#, 1),
+            (r#"{"session_id": "A"}"#, 1),
+            (r#"["A", {"session_id": "B"}]"#, 2),
+            (r#"{"sessions": ["A", {"session_id": "B", "labels": {"k": "v"}}]}"#, 2),
+            ("[]", 0),
+            (r#"{"sessions": []}"#, 0),
+            ("\u{feff}[\"A\"]", 1),
+        ] {
+            assert_eq!(ids(text, Syntax::Json).len(), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn toml_is_tables_of_sessions_or_a_list_of_them() {
+        for (text, count) in [
+            ("[[sessions]]\nsession_id = 'A'\n[[sessions]]\nsession_id = 'B'\n", 2),
+            ("sessions = ['A', {session_id = 'B'}]", 2),
+            ("sessions = []", 0),
+            ("\u{feff}sessions = ['A']", 1),
+        ] {
+            assert_eq!(ids(text, Syntax::Toml).len(), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_entry_carries_labels_expiry_and_interval_alike_in_both_syntaxes() {
+        let json = r#"{"session_id": "A", "labels": {"case": "A-17"},
+            "expires_at": "2026-12-07T23:00:00+01:00", "interval": "1m"}"#;
+        let toml = "[[sessions]]\nsession_id = 'A'\ninterval = '1m'\n\
+             expires_at = 2026-12-07T23:00:00+01:00\n[sessions.labels]\ncase = 'A-17'";
+        let quoted = toml.replace("2026-12-07T23:00:00+01:00", "'2026-12-07T22:00:00Z'");
+        let expected = Entry {
+            session_id: A.parse().unwrap(),
+            labels: Labels::new([("case".to_owned(), format!("{A}-17"))].into()).unwrap(),
+            expires_at: Some("2026-12-07T22:00:00Z".parse().unwrap()),
+            interval: Some(Duration::from_secs(60)),
+        };
+        for (text, syntax) in [(json, Syntax::Json), (toml, Syntax::Toml), (&quoted, Syntax::Toml)]
+        {
+            assert_eq!(read(text, syntax).unwrap().named[0].entry, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn null_stands_for_absent_where_a_field_may_be_absent() {
+        let text = r#"{"session_id": "A", "labels": null, "expires_at": null, "interval": null}"#;
+        assert_eq!(ids(text, Syntax::Json).len(), 1);
+        assert!(wrong(r#"{"session_id": null}"#, Syntax::Json)[0].contains("session_id is null"));
+    }
+
+    #[test]
+    fn an_interval_lies_between_a_second_and_a_month() {
+        for (interval, good) in
+            [("1s", true), ("31d", true), ("999ms", false), ("31d 1s", false), ("soon", false)]
+        {
+            let text = format!(r#"{{"session_id": "A", "interval": "{interval}"}}"#);
+            assert_eq!(read(&text, Syntax::Json).is_ok(), good, "{interval}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line_and_what_to_write() {
+        let text = r#"[
+  "A",
+  "nonsense",
+  {"session_id": "B", "lables": {}},
+  {"session_id": "B",
+   "labels": {"n": 1},
+   "interval": "0s",
+   "expires_at": "2026-12-07T22:00:00"},
+  {},
+  17
+]"#;
+        insta::assert_snapshot!(wrong(text, Syntax::Json).join("\n"));
+    }
+
+    #[test]
+    fn toml_mistakes_are_told_with_their_line() {
+        let text = "# ours\n[[sessions]]\nsession_id = 'nonsense'\n\n[[sessions]]\n\
+             session_id = 'B'\nlables = {}\nexpires_at = 2026-12-07T22:00:00\n\n[[sessions]]\n";
+        insta::assert_snapshot!(wrong(text, Syntax::Toml).join("\n"));
+    }
+
+    #[test]
+    fn files_that_are_wrong_as_a_whole_say_why() {
+        let texts = [
+            ("", Syntax::Json),
+            (" \n\t\n", Syntax::Toml),
+            ("# only a remark\n", Syntax::Toml),
+            ("{\"sessions\": [\"A\",\n\"B\"", Syntax::Json),
+            ("\"A\"\n\"B\"\n", Syntax::Json),
+            ("[\"A\"\n \"B\"]", Syntax::Json),
+            ("{\"session\": [\"A\"]}", Syntax::Json),
+            ("{\"sessions\": \"A\"}", Syntax::Json),
+            ("{\"sessions\": [], \"sessions\": []}", Syntax::Json),
+            ("{\"sessions\": [],\n\"session_id\": \"A\"}", Syntax::Json),
+            ("{\"session_id\": \"A\",\n\"session_id\": \"B\"}", Syntax::Json),
+            ("42", Syntax::Json),
+            ("\0\0\0", Syntax::Json),
+            ("session_id = 'A'", Syntax::Toml),
+            ("[sessions]\nsession_id = 'A'", Syntax::Toml),
+            ("[[sessions]]\nsession_id = 'A'\n[[sessions", Syntax::Toml),
+        ];
+        let all: Vec<String> = texts
+            .into_iter()
+            .map(|(text, syntax)| format!("{text:?}\n    {}", wrong(text, syntax).join("\n    ")))
+            .collect();
+        insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_refused_with_its_line() {
+        let problems = parse(Path::new("s"), b"[\n\"\xff\"]", Syntax::Json).unwrap_err();
+        assert_eq!(problems[0].to_string(), "s:2: is not UTF-8 text; save it as UTF-8");
+    }
+
+    #[test]
+    fn of_an_id_that_a_file_repeats_the_first_counts_and_a_warning_is_given() {
+        let text = r#"["B", {"session_id": "A", "labels": {"k": "first"}},
+            {"session_id": "A", "labels": {"k": "second"}}, "A"]"#;
+        let content = read(text, Syntax::Json).unwrap();
+        assert_eq!(content.named.len(), 2);
+        assert_eq!(content.named[1].entry.labels.iter().next(), Some(("k", "first")));
+        let warning = content.warning.unwrap();
+        assert_eq!(warning.line, Some(2));
+        assert!(warning.message.contains("stands in line 1 already"), "{warning}");
+        assert!(warning.message.contains("with 1 other"), "{warning}");
+    }
+
+    #[test]
+    fn no_prefix_of_a_json_file_is_a_session_file() {
+        let text = r#"{"sessions": ["A", {"session_id": "B", "labels": {"k": "v"}}]}"#;
+        let text = text.replace('A', A).replace('B', B);
+        for end in 0..text.len() {
+            assert!(parse(Path::new("s"), &text.as_bytes()[..end], Syntax::Json).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_nested_without_end_is_refused_and_not_followed() {
+        for text in ["[".repeat(100_000), "[".repeat(50_000) + &"]".repeat(50_000)] {
+            assert!(read(&text, Syntax::Json).is_err());
+            assert!(read(&format!("sessions = {text}"), Syntax::Toml).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_full_of_mistakes_is_told_in_few_lines() {
+        let text = format!("[{}]", vec!["\"x\""; 1_000].join(",\n"));
+        let problems = wrong(&text, Syntax::Json);
+        assert_eq!(problems.len(), 21);
+        assert!(problems[20].contains("980 more"), "{}", problems[20]);
     }
 }

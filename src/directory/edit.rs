@@ -156,3 +156,115 @@ fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     path.parent().map_or(Ok(()), sync)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::directory::survey;
+
+    fn id(number: u8) -> SessionId {
+        SessionId::from_bytes([number; 16])
+    }
+
+    fn entry(number: u8) -> Entry {
+        let labels = Labels::new([("case".to_owned(), "A-17".to_owned())].into()).unwrap();
+        Entry { session_id: id(number), labels, expires_at: None, interval: None }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let items = fs::read_dir(directory).unwrap();
+        items.map(|item| item.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_track_writes_is_what_a_scan_reads() {
+        let root = tempfile::tempdir().unwrap();
+        let full = Entry {
+            expires_at: Some(Timestamp::from_millis(1_796_000_000_123)),
+            interval: Some(Duration::from_secs(31 * 86_400)),
+            ..entry(1)
+        };
+        let path = track(root.path(), &full).unwrap();
+        track(root.path(), &Entry { labels: Labels::default(), ..entry(2) }).unwrap();
+        let survey = survey(&[root.path().to_owned()]);
+        assert!(survey.problems.is_empty(), "{survey:?}");
+        assert_eq!(survey.entries[0], full);
+        assert_eq!(survey.entries[1].session_id, id(2));
+        assert_eq!(path.file_name().unwrap(), format!("{}.json", id(1)).as_str());
+        assert_ne!(path.metadata().unwrap().mode() & 0o044, 0, "the daemon's user may read it");
+        assert_eq!(names(root.path()).len(), 2, "nothing else is left behind");
+    }
+
+    #[test]
+    fn track_replaces_what_it_wrote_before() {
+        let root = tempfile::tempdir().unwrap();
+        let first = track(root.path(), &entry(1)).unwrap();
+        let before = first.metadata().unwrap().ino();
+        let keep = File::open(&first).unwrap();
+        track(root.path(), &Entry { labels: Labels::default(), ..entry(1) }).unwrap();
+        assert_ne!(first.metadata().unwrap().ino(), before, "renamed over, not written into");
+        assert!(survey(&[root.path().to_owned()]).entries[0].labels.is_empty());
+        drop(keep);
+    }
+
+    #[test]
+    fn track_says_where_it_can_not_write() {
+        let error = track(Path::new("/nowhere/at/all"), &entry(1)).unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere/at/all/"), "{error}");
+        assert!(error.contains("does its directory exist"), "{error}");
+    }
+
+    #[test]
+    fn untrack_removes_the_file_from_whichever_directory_it_is_in() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let directories = [first.path().to_owned(), second.path().to_owned()];
+        let path = track(second.path(), &entry(1)).unwrap();
+        let kept = track(first.path(), &entry(2)).unwrap();
+        let removed = untrack(&directories, &[id(1)]).remove(0).unwrap();
+        assert_eq!(removed, std::slice::from_ref(&path));
+        assert!(!path.exists() && kept.exists());
+    }
+
+    #[test]
+    fn untrack_removes_its_file_even_if_that_is_broken() {
+        let root = tempfile::tempdir().unwrap();
+        let path = track(root.path(), &entry(1)).unwrap();
+        fs::write(&path, "{").unwrap();
+        assert!(untrack(&[root.path().to_owned()], &[id(1)]).remove(0).is_ok());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn untrack_says_which_other_file_names_the_session_and_leaves_that_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let own = track(root.path(), &entry(1)).unwrap();
+        let other = root.path().join("all.json");
+        fs::write(&other, format!("[\"{}\",\n\"{}\"]", id(2), id(1))).unwrap();
+        let error = untrack(&[root.path().to_owned()], &[id(1)]).remove(0).unwrap_err();
+        assert!(error.to_string().contains(&format!("{}:2", other.display())), "{error}");
+        assert!(other.exists() && !own.exists());
+    }
+
+    #[test]
+    fn untrack_leaves_a_file_of_the_right_name_that_names_others_too() {
+        let root = tempfile::tempdir().unwrap();
+        let shared = root.path().join(file_name(id(1)));
+        fs::write(&shared, format!("[\"{}\", \"{}\"]", id(1), id(2))).unwrap();
+        let error = untrack(&[root.path().to_owned()], &[id(1)]).remove(0).unwrap_err();
+        assert!(matches!(error, EditError::NamedElsewhere { .. }), "{error}");
+        assert!(shared.exists());
+    }
+
+    #[test]
+    fn untrack_says_that_no_file_names_the_session_and_which_it_could_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("bad.json"), "{").unwrap();
+        let directories = [root.path().to_owned(), root.path().join("missing")];
+        let error = untrack(&directories, &[id(1)]).remove(0).unwrap_err().to_string();
+        assert!(error.contains("named by no session file that can be read"), "{error}");
+        assert!(error.contains("bad.json") && error.contains("missing"), "{error}");
+    }
+}

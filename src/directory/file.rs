@@ -109,9 +109,6 @@ pub(super) fn read(
 
 fn read_unchanged(path: &Path, expected: &Fingerprint) -> io::Result<Option<Vec<u8>>> {
     let mut file = open(path)?;
-    if Fingerprint::of(&file.metadata()?) != *expected {
-        return Ok(None);
-    }
     let mut bytes = Vec::new();
     (&mut file).take(LARGEST + 1).read_to_end(&mut bytes)?;
     let same = Fingerprint::of(&file.metadata()?) == *expected;
@@ -134,4 +131,37 @@ fn unreadable(path: &Path, error: &io::Error) -> Problem {
 
 fn problem(path: &Path, message: String) -> Problem {
     Problem { path: path.to_owned(), line: None, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn aged(seconds: i64) -> Fingerprint {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let time = (now.cast_signed() - seconds, 0);
+        Fingerprint { device: 0, inode: 0, size: 0, modified: (0, 0), changed: time }
+    }
+
+    #[test]
+    fn the_later_of_both_times_tells_the_age_and_the_future_is_not_old() {
+        let age = Duration::from_secs(2);
+        assert!(aged(10).is_older_than(age));
+        assert!(!aged(1).is_older_than(age));
+        assert!(!aged(-3_600).is_older_than(age));
+        let restored = Fingerprint { modified: aged(10).changed, ..aged(0) };
+        assert!(!restored.is_older_than(age), "{restored:?}");
+    }
+
+    #[test]
+    fn a_file_other_than_the_one_looked_at_is_torn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.json");
+        std::fs::write(&path, "[]").unwrap();
+        let Ok(Target::File(before)) = look(&path) else { panic!("{path:?} is a file") };
+        std::fs::write(&path, "[ ]").unwrap();
+        assert!(matches!(read(&path, Syntax::Json, &before), Ok(Reading::Torn)));
+        let Ok(Target::File(now)) = look(&path) else { panic!("{path:?} is a file") };
+        assert!(matches!(read(&path, Syntax::Json, &now), Ok(Reading::Whole(Ok(_)))));
+    }
 }

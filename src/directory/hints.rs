@@ -47,7 +47,8 @@ impl Hints {
         };
         let mut outcome = Ok(());
         for path in self.directories.iter().chain(&self.parents) {
-            // Fails where no watch is set, or none any more, which is as good.
+            // Lets go of what the path led to before; fails where nothing is watched, which is
+            // as good.
             let _ = watcher.unwatch(path);
             match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => {}
@@ -93,4 +94,47 @@ fn concerns(event: &Event, directories: &BTreeSet<PathBuf>) -> bool {
 fn is_missing(error: &notify::Error) -> bool {
     matches!(error.kind, notify::ErrorKind::PathNotFound)
         || matches!(&error.kind, notify::ErrorKind::Io(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, Flag, ModifyKind, RenameMode};
+
+    use super::*;
+
+    fn concerns_us(kind: EventKind, path: &str) -> bool {
+        concerns(&Event::new(kind).add_path(path.into()), &["/a/watched".into()].into())
+    }
+
+    #[test]
+    fn what_happens_in_or_to_a_watched_directory_is_a_hint_and_its_neighbours_are_none() {
+        let create = EventKind::Create(CreateKind::Any);
+        let rename = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        assert!(concerns_us(create, "/a/watched/x.json"));
+        assert!(concerns_us(rename, "/a/watched/..data"));
+        assert!(concerns_us(rename, "/a/watched"));
+        assert!(!concerns_us(create, "/a/other"));
+        assert!(!concerns_us(create, "/a/watched/below/x.json"));
+    }
+
+    #[test]
+    fn reading_is_no_hint_and_the_end_of_writing_is_one() {
+        let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        assert!(!concerns_us(open, "/a/watched/x.json"));
+        assert!(concerns_us(written, "/a/watched/x.json"));
+    }
+
+    #[test]
+    fn an_overflown_queue_is_a_hint() {
+        let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        assert!(concerns(&overflow, &BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_missing_directory_is_no_trouble_with_watching() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("missing");
+        Hints::new(&[missing], Arc::default()).arm().unwrap();
+    }
 }

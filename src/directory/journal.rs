@@ -72,3 +72,92 @@ struct News<'a> {
     /// Paths that nothing is wrong with any more.
     over: BTreeSet<&'a Path>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// The lines that are logged.
+    fn logged(act: impl FnOnce()) -> Vec<String> {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+
+        impl io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, act);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    fn step(problems: &[&str]) -> Step {
+        let problem = |message: &&str| Problem {
+            path: PathBuf::from("a.json"),
+            line: Some(3),
+            message: (*message).to_owned(),
+        };
+        Step { problems: problems.iter().map(problem).collect(), ..Step::default() }
+    }
+
+    #[test]
+    fn a_problem_is_logged_when_it_begins_changes_and_ends_and_at_no_other_scan() {
+        let mut journal = Journal::default();
+        let mut report = Report::default();
+        let now = Timestamp::from_millis(0);
+        let mut note = |step: Step| logged(|| journal.note(&step, now, &mut report));
+        assert_eq!(note(step(&[])), [""; 0]);
+        assert_eq!(note(step(&["is odd"])), ["WARN a.json:3: is odd"]);
+        assert_eq!(note(step(&["is odd"])), [""; 0]);
+        assert_eq!(note(step(&["is odder"])), ["WARN a.json:3: is odder"]);
+        assert_eq!(note(step(&[])), ["INFO a.json: nothing is wrong with it any more"]);
+        assert_eq!(note(step(&[])), [""; 0]);
+        assert_eq!(report.problems_total, 2);
+    }
+
+    #[test]
+    fn warnings_are_logged_alike_and_counted_apart() {
+        let mut journal = Journal::default();
+        let mut report = Report::default();
+        let now = Timestamp::from_millis(0);
+        let warned = Step { warnings: step(&["is double"]).problems, ..Step::default() };
+        let mut lines = Vec::new();
+        for _ in 0..2 {
+            lines.extend(logged(|| journal.note(&warned, now, &mut report)));
+        }
+        assert_eq!(lines, ["WARN a.json:3: is double"]);
+        assert_eq!((report.problems_total, report.last_good_scan), (0, Some(now)));
+    }
+
+    #[test]
+    fn an_exhausted_watch_limit_is_told_once_and_so_is_its_end() {
+        let mut journal = Journal::default();
+        let exhausted = || notify::Error::new(notify::ErrorKind::MaxFilesWatch);
+        let lines = logged(|| {
+            for outcome in [Ok(()), Err(exhausted()), Err(exhausted()), Ok(()), Ok(())] {
+                journal.note_watching(outcome);
+            }
+        });
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("found by rescans alone"), "{lines:?}");
+        assert!(lines[1].contains("watched again"), "{lines:?}");
+    }
+}

@@ -19,6 +19,8 @@ mod problem;
 mod scanner;
 mod survey;
 mod syntax;
+#[cfg(test)]
+mod tests;
 mod wanted;
 mod watch;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Scanner {
     directories: Vec<PathBuf>,
+    /// The file system that each directory was on when it last held a session file.
+    devices: HashMap<PathBuf, u64>,
     seen: HashMap<PathBuf, Seen>,
     patience: Patience,
 }
@@ -76,18 +79,24 @@ struct Seen {
 
 impl Scanner {
     pub(super) fn new(directories: Vec<PathBuf>) -> Self {
-        Self { directories, seen: HashMap::new(), patience: Patience::FirstScan }
+        Self { patience: Patience::FirstScan, ..Self::once(directories) }
     }
 
     /// For a single scan, which believes also what may still be written.
     pub(super) fn once(directories: Vec<PathBuf>) -> Self {
-        Self { directories, seen: HashMap::new(), patience: Patience::None }
+        Self {
+            directories,
+            devices: HashMap::new(),
+            seen: HashMap::new(),
+            patience: Patience::None,
+        }
     }
 
     pub(super) fn scan(&mut self) -> Scan {
         let started = Instant::now();
         let before = std::mem::take(&mut self.seen);
-        let mut look = Look { before, seen: HashMap::new(), patience: self.patience };
+        let (devices, patience) = (&mut self.devices, self.patience);
+        let mut look = Look { devices, before, seen: HashMap::new(), patience };
         let directories = self
             .directories
             .iter()
@@ -102,15 +111,23 @@ impl Scanner {
 }
 
 /// One scan under way.
-struct Look {
+struct Look<'a> {
+    devices: &'a mut HashMap<PathBuf, u64>,
     before: HashMap<PathBuf, Seen>,
     seen: HashMap<PathBuf, Seen>,
     patience: Patience,
 }
 
-impl Look {
+impl Look<'_> {
     fn list(&mut self, directory: &Path) -> Result<Vec<(PathBuf, Found)>, Problem> {
-        let files = session_files(directory).map_err(|error| unlistable(directory, &error))?;
+        let unlistable = |error| unlistable(directory, &error);
+        let device = fs::metadata(directory).map_err(unlistable)?.dev();
+        let files = session_files(directory).map_err(unlistable)?;
+        if !files.is_empty() {
+            self.devices.insert(directory.to_owned(), device);
+        } else if self.devices.get(directory).is_some_and(|before| *before != device) {
+            return Err(unmounted(directory));
+        }
         Ok(files
             .into_iter()
             .filter_map(|(path, syntax)| {
@@ -195,6 +212,12 @@ fn torn(path: &Path) -> Problem {
     Problem { path: path.to_owned(), line: None, message }
 }
 
+fn unmounted(directory: &Path) -> Problem {
+    let message = "is empty and no longer on the file system it was on; mount that again, or \
+                   restart the daemon if the directory is meant to be empty";
+    Problem { path: directory.to_owned(), line: None, message: message.to_owned() }
+}
+
 fn unlistable(directory: &Path, error: &io::Error) -> Problem {
     let advice = if error.kind() == io::ErrorKind::PermissionDenied {
         "let the daemon's user list it"
@@ -203,4 +226,58 @@ fn unlistable(directory: &Path, error: &io::Error) -> Problem {
     };
     let message = format!("can't be listed: {error}; {advice}");
     Problem { path: directory.to_owned(), line: None, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn content(scan: &Scan) -> Arc<Content> {
+        match scan.directories[0].files.as_deref() {
+            Ok([(_, Found::Good(content))]) => Arc::clone(content),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A write within one tick of the file system's clock leaves every fingerprint as it was.
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_read_again_until_it_has_settled_and_then_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.json"), "[]").unwrap();
+        let mut scanner = Scanner::new(vec![directory.path().to_owned()]);
+        let scan = scanner.scan();
+        assert_eq!(scan.settles_at, Some(scan.finished + SETTLING));
+        tokio::time::advance(SETTLING / 2).await;
+        let fresh = content(&scanner.scan());
+        assert!(!Arc::ptr_eq(&content(&scan), &fresh));
+        tokio::time::advance(SETTLING / 2).await;
+        let scan = scanner.scan();
+        assert_eq!(scan.settles_at, None);
+        assert!(!Arc::ptr_eq(&content(&scan), &fresh));
+        tokio::time::advance(SETTLING).await;
+        assert!(Arc::ptr_eq(&content(&scan), &content(&scanner.scan())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_there_long_before_the_first_scan_has_settled_and_later_finds_have_not() {
+        let old = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let directory = tempfile::tempdir().unwrap();
+        symlink(old, directory.path().join("a.toml")).unwrap();
+        let mut scanner = Scanner::new(vec![directory.path().to_owned()]);
+        let mut files = scanner.scan().directories.remove(0).files.unwrap();
+        assert!(matches!(files.remove(0).1, Found::Bad(_)), "it is no session file");
+        symlink(old, directory.path().join("b.toml")).unwrap();
+        let files = scanner.scan().directories.remove(0).files.unwrap();
+        assert!(files.iter().any(|(_, found)| matches!(found, Found::Unsettled)));
+    }
+
+    #[test]
+    fn a_single_scan_waits_for_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.toml"), "sessions = []").unwrap();
+        let scan = Scanner::once(vec![directory.path().to_owned()]).scan();
+        assert!(content(&scan).named.is_empty());
+    }
 }

@@ -101,8 +101,10 @@ impl Wanted {
         self.take_leave(&named, started, finished, !blind.is_empty(), &mut step);
         self.welcome(named, &mut step.delta);
         if self.told.values().any(Option::is_none) {
-            let faulty = |path: &PathBuf| step.problems.iter().any(|problem| problem.path == *path);
-            step.warnings.extend(blind.into_iter().filter(faulty).map(unread));
+            // One that is still being written passes by itself.
+            let bad: HashSet<&Path> = step.problems.iter().map(|bad| bad.path.as_path()).collect();
+            let blind = blind.into_iter().filter(|path| bad.contains(path.as_path()));
+            step.warnings.extend(blind.map(unread));
         }
         step
     }
@@ -186,8 +188,8 @@ impl Wanted {
             if started.duration_since(since) >= self.grace {
                 step.delta.unwanted.push(*id);
             } else {
-                let over = since + self.grace;
-                step.wake_at = Some(step.wake_at.map_or(over, |earlier| earlier.min(over)));
+                let over = since.checked_add(self.grace);
+                step.wake_at = step.wake_at.into_iter().chain(over).min();
             }
         }
         step.delta.unwanted.sort_unstable();

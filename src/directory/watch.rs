@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinError;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::absolute;
 use super::hints::Hints;
@@ -22,7 +22,7 @@ use crate::domain::{SessionId, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub directories: Vec<PathBuf>,
-    /// The longest time between two scans.
+    /// The longest time between two scans; taken as a day if it is longer.
     pub rescan_interval: Duration,
     /// How long a session must be gone from all files before it is unwanted.
     pub removal_grace: Duration,
@@ -59,6 +59,8 @@ const QUIET: Duration = Duration::from_millis(100);
 /// and this long after the first, if they don't stop.
 const LONGEST_BURST: Duration = Duration::from_secs(1);
 
+const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
+
 /// Watches the directories and sends every change of the wanted set, from the empty one on.
 /// `known` are the sessions that were wanted before the start: named by no file, they become
 /// unwanted like any other. The report tells when the first scan is done.
@@ -79,10 +81,11 @@ pub async fn watch(
     let hint = Arc::new(Notify::new());
     let hints = Hints::new(&settings.directories, Arc::clone(&hint));
     let eyes = Eyes::new(&settings, known, Some(hints));
-    follow(eyes, &hint, settings.rescan_interval, &clock, &deltas, &report).await
+    let rescan_interval = settings.rescan_interval.clamp(QUIET, LONGEST_INTERVAL);
+    follow(eyes, &hint, rescan_interval, &clock, &deltas, &report).await
 }
 
-async fn follow(
+pub(super) async fn follow(
     mut eyes: Eyes,
     hint: &Notify,
     rescan_interval: Duration,
@@ -102,8 +105,8 @@ async fn follow(
             deltas.send(step.delta).await.map_err(|_| WatchError::ReceiverGone)?;
         }
         let now = Instant::now();
-        let wake_at = wake_at.unwrap_or(now + rescan_interval);
-        let wake_at = wake_at.clamp(now + QUIET, now + rescan_interval.max(QUIET));
+        let rescan_at = now + rescan_interval;
+        let wake_at = wake_at.map_or(rescan_at, |wake_at| wake_at.clamp(now + QUIET, rescan_at));
         tokio::select! {
             () = deltas.closed() => return Err(WatchError::ReceiverGone),
             () = sleep_until(wake_at) => {}
@@ -112,18 +115,14 @@ async fn follow(
     }
 }
 
-async fn until_quiet(hint: &Notify) {
-    let latest = Instant::now() + LONGEST_BURST;
-    loop {
-        let quiet = (Instant::now() + QUIET).min(latest);
-        if timeout_at(quiet, hint.notified()).await.is_err() || Instant::now() >= latest {
-            return;
-        }
-    }
+pub(super) async fn until_quiet(hint: &Notify) {
+    let quiet = async { while timeout(QUIET, hint.notified()).await.is_ok() {} };
+    // Quiet or not, it is time to look then.
+    let _ = timeout(LONGEST_BURST, quiet).await;
 }
 
 /// All that a scan needs and changes; handed to a thread that may block, and back.
-struct Eyes {
+pub(super) struct Eyes {
     scanner: Scanner,
     wanted: Wanted,
     /// None where rescans alone are to find changes.
@@ -132,7 +131,7 @@ struct Eyes {
 }
 
 impl Eyes {
-    fn new(settings: &Settings, known: Vec<SessionId>, hints: Option<Hints>) -> Self {
+    pub(super) fn new(settings: &Settings, known: Vec<SessionId>, hints: Option<Hints>) -> Self {
         Self {
             scanner: Scanner::new(settings.directories.clone()),
             wanted: Wanted::new(settings.removal_grace, known),
@@ -142,7 +141,7 @@ impl Eyes {
     }
 
     /// Also returns when to look again if nothing happens.
-    fn look(&mut self) -> (Step, Option<Instant>) {
+    pub(super) fn look(&mut self) -> (Step, Option<Instant>) {
         if let Some(hints) = &mut self.hints {
             self.journal.note_watching(hints.arm());
         }

@@ -15,7 +15,7 @@ use super::id::SessionId;
 use super::observation::{Observation, Problem, ProblemKind};
 use super::policy::Policy;
 use super::schedule::Backoff;
-use super::time::Timestamp;
+use super::time::{Now, Timestamp};
 
 /// Why the API can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,8 +47,8 @@ pub enum Gate {
     Open,
     /// One poll may, to see whether the API can be used again.
     Probe,
-    /// None may before that moment; with none given, not before the probe has come back.
-    Closed(Option<Timestamp>),
+    /// None may for that long; with nothing given, not before the probe has come back.
+    Closed(Option<Duration>),
 }
 
 /// What an answer did to the breaker.
@@ -83,7 +83,8 @@ enum State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Probe {
-    At(Timestamp),
+    /// Of the monotonic clock: a step of the wall clock must not put it off.
+    At(Duration),
     UnderWay(SessionId),
 }
 
@@ -94,22 +95,24 @@ impl Breaker {
 
     /// A breaker as it was before a restart: a first probe may go out at once.
     #[must_use]
-    pub fn resume(open: Option<(Cause, Timestamp)>, now: Timestamp) -> Self {
+    pub fn resume(open: Option<(Cause, Timestamp)>) -> Self {
         let state = match open {
             None => State::Closed,
             Some((cause, since)) => {
-                State::Open { cause, since, probe: Probe::At(now), failures: 0 }
+                State::Open { cause, since, probe: Probe::At(Duration::ZERO), failures: 0 }
             }
         };
         Self { state, ..Self::default() }
     }
 
     #[must_use]
-    pub fn gate(&self, now: Timestamp) -> Gate {
+    pub fn gate(&self, now: Now) -> Gate {
         match self.state {
             State::Closed => Gate::Open,
-            State::Open { probe: Probe::At(at), .. } if at <= now => Gate::Probe,
-            State::Open { probe: Probe::At(at), .. } => Gate::Closed(Some(at)),
+            State::Open { probe: Probe::At(at), .. } if at <= now.monotonic => Gate::Probe,
+            State::Open { probe: Probe::At(at), .. } => {
+                Gate::Closed(Some(at.saturating_sub(now.monotonic)))
+            }
             State::Open { probe: Probe::UnderWay(_), .. } => Gate::Closed(None),
         }
     }
@@ -136,11 +139,11 @@ impl Breaker {
         id: SessionId,
         observation: &Observation,
         sessions: usize,
-        now: Timestamp,
+        now: Now,
         policy: &Policy,
         rng: &mut R,
     ) -> Option<Turn> {
-        let Some((cause, retry_after)) = condition(observation) else { return self.succeeded() };
+        let Some((cause, retry_after)) = condition(observation) else { return self.succeeded(id) };
         match &mut self.state {
             State::Closed => {
                 self.failures = self.failures.saturating_add(1);
@@ -154,7 +157,8 @@ impl Breaker {
                     return None;
                 }
                 let at = probe_at(now, 1, retry_after, policy, rng);
-                self.state = State::Open { cause, since: now, probe: Probe::At(at), failures: 0 };
+                self.state =
+                    State::Open { cause, since: now.wall, probe: Probe::At(at), failures: 0 };
                 observation.problem().map(|error| Turn::Opened { cause, error: error.clone() })
             }
             State::Open { probe, failures, .. } => {
@@ -167,7 +171,7 @@ impl Breaker {
                     }
                     // A poll from before the opening; its Retry-After counts all the same.
                     Probe::At(at) => {
-                        let asked = now.plus(clamped(retry_after));
+                        let asked = now.monotonic.saturating_add(clamped(retry_after));
                         *probe = Probe::At(at.max(asked));
                     }
                     Probe::UnderWay(_) => {}
@@ -177,13 +181,16 @@ impl Breaker {
         }
     }
 
-    fn succeeded(&mut self) -> Option<Turn> {
+    fn succeeded(&mut self, id: SessionId) -> Option<Turn> {
         self.failing.clear();
         self.failures = 0;
-        match std::mem::take(&mut self.state) {
-            State::Closed => None,
-            State::Open { cause, since, .. } => Some(Turn::Closed { cause, since }),
+        let State::Open { cause, since, probe, .. } = self.state else { return None };
+        if probe != Probe::UnderWay(id) {
+            // Asked before the opening, it says nothing about now.
+            return None;
         }
+        self.state = State::Closed;
+        Some(Turn::Closed { cause, since })
     }
 }
 
@@ -213,14 +220,14 @@ fn clamped(retry_after: Option<Duration>) -> Duration {
 }
 
 fn probe_at<R: Rng + ?Sized>(
-    now: Timestamp,
+    now: Now,
     failures: u32,
     retry_after: Option<Duration>,
     policy: &Policy,
     rng: &mut R,
-) -> Timestamp {
+) -> Duration {
     let backoff = Backoff { initial: policy.backoff_initial, max: policy.backoff_max };
-    now.plus(backoff.delay(failures, rng).max(clamped(retry_after)))
+    now.monotonic.saturating_add(backoff.delay(failures, rng).max(clamped(retry_after)))
 }
 
 #[cfg(test)]
@@ -230,7 +237,10 @@ mod tests {
 
     use super::*;
 
-    const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+    const START: Now = Now {
+        wall: Timestamp::from_millis(1_795_000_000_000),
+        monotonic: Duration::from_secs(1_000),
+    };
 
     fn id(n: u8) -> SessionId {
         SessionId::from_bytes([n; 16])
@@ -253,7 +263,7 @@ mod tests {
 
     struct Driven {
         breaker: Breaker,
-        now: Timestamp,
+        now: Now,
         rng: StdRng,
     }
 
@@ -269,8 +279,8 @@ mod tests {
 
         /// Lets the time of the probe come and sends it.
         fn probe(&mut self, n: u8) {
-            if let Gate::Closed(Some(at)) = self.breaker.gate(self.now) {
-                self.now = at;
+            if let Gate::Closed(Some(wait)) = self.breaker.gate(self.now) {
+                self.now.monotonic += wait;
             }
             assert_eq!(self.breaker.gate(self.now), Gate::Probe);
             self.breaker.polling(id(n));
@@ -291,7 +301,7 @@ mod tests {
         driven.probe(6);
         assert_eq!(
             driven.answer(6, &Observation::Ongoing),
-            Some(Turn::Closed { cause: Cause::Unauthorized, since: START })
+            Some(Turn::Closed { cause: Cause::Unauthorized, since: START.wall })
         );
         assert_eq!(driven.breaker.gate(driven.now), Gate::Open);
     }
@@ -326,12 +336,20 @@ mod tests {
     fn a_rate_limit_opens_at_once_and_its_retry_after_is_kept() {
         let mut driven = Driven::new();
         assert!(driven.answer(1, &limited(7)).is_some());
-        let Gate::Closed(Some(at)) = driven.breaker.gate(driven.now) else { panic!() };
-        assert!(at.since(START) >= Duration::from_secs(7));
+        let Gate::Closed(Some(wait)) = driven.breaker.gate(driven.now) else { panic!() };
+        assert!(wait >= Duration::from_secs(7));
         // Another poll that was under way is told to wait longer.
         assert_eq!(driven.answer(2, &limited(30)), None);
-        let Gate::Closed(Some(at)) = driven.breaker.gate(driven.now) else { panic!() };
-        assert!(at.since(START) >= Duration::from_secs(30));
+        let Gate::Closed(Some(wait)) = driven.breaker.gate(driven.now) else { panic!() };
+        assert!(wait >= Duration::from_secs(30));
+    }
+
+    #[test]
+    fn an_answer_from_before_the_opening_closes_nothing() {
+        let mut driven = Driven::new();
+        driven.answer(1, &limited(7));
+        assert_eq!(driven.answer(2, &Observation::Ongoing), None);
+        assert!(matches!(driven.breaker.gate(driven.now), Gate::Closed(Some(_))));
     }
 
     #[test]
@@ -342,7 +360,7 @@ mod tests {
         for _ in 0..200 {
             let before = driven.now;
             driven.probe(1);
-            longest = longest.max(driven.now.since(before));
+            longest = longest.max(driven.now.monotonic.saturating_sub(before.monotonic));
             driven.answer(1, &limited(0));
         }
         assert!(longest > Duration::from_secs(200), "{longest:?}");
@@ -351,14 +369,13 @@ mod tests {
 
     #[test]
     fn a_restart_finds_it_open_and_probes_at_once() {
-        let open = Some((Cause::Unreachable, START));
-        let mut breaker = Breaker::resume(open, START.plus(Duration::from_secs(5)));
-        let now = START.plus(Duration::from_secs(5));
+        let now = START;
+        let mut breaker = Breaker::resume(Some((Cause::Unreachable, START.wall)));
         assert_eq!(breaker.gate(now), Gate::Probe);
         breaker.polling(id(1));
         let mut rng = StdRng::seed_from_u64(1);
         let policy = Policy::default();
         let turn = breaker.answered(id(1), &Observation::Ongoing, 1, now, &policy, &mut rng);
-        assert_eq!(turn, Some(Turn::Closed { cause: Cause::Unreachable, since: START }));
+        assert_eq!(turn, Some(Turn::Closed { cause: Cause::Unreachable, since: START.wall }));
     }
 }

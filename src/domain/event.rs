@@ -10,6 +10,7 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::breaker::Cause;
 use super::id::SessionId;
 use super::labels::Labels;
 use super::observation::Problem;
@@ -30,6 +31,57 @@ pub struct Event {
     pub progress: Progress,
     /// When polling stops: the API's deadline, or the assumed one until there is an answer.
     pub expires_at: Timestamp,
+}
+
+/// Something that happened to the API as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApiEvent {
+    #[serde(skip)]
+    pub time: Timestamp,
+    pub cause: Cause,
+    #[serde(flatten)]
+    pub detail: ApiDetail,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ApiDetail {
+    /// Polls pause but for probes.
+    Unavailable { error: Problem },
+    /// A probe has succeeded.
+    Available { unavailable_since: Timestamp },
+}
+
+impl ApiEvent {
+    #[must_use]
+    pub const fn kind(&self) -> EventKind {
+        match self.detail {
+            ApiDetail::Unavailable { .. } => EventKind::ApiUnavailable,
+            ApiDetail::Available { .. } => EventKind::ApiAvailable,
+        }
+    }
+
+    /// The CloudEvents `id` of the API's `n`th event.
+    #[must_use]
+    pub fn id(n: u64) -> String {
+        format!("api/{n}")
+    }
+
+    /// Gives the event, the API's `n`th, its place in the log.
+    ///
+    /// # Errors
+    /// None in practice: `data` has only string keys and finite numbers.
+    pub fn record(&self, n: u64, sequence: u64, source: &str) -> Result<Record, serde_json::Error> {
+        Ok(Record {
+            sequence,
+            id: Self::id(n),
+            source: source.to_owned(),
+            kind: self.kind().as_str().to_owned(),
+            subject: None,
+            time: self.time,
+            data: serde_json::value::to_raw_value(self)?,
+        })
+    }
 }
 
 /// What an event says beyond the part common to all.
@@ -117,10 +169,12 @@ pub enum EventKind {
     SessionEnded,
     SessionPollFailing,
     SessionPollRecovered,
+    ApiUnavailable,
+    ApiAvailable,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::SessionTracked,
         Self::SessionObserved,
         Self::ResourceStateChanged,
@@ -132,6 +186,8 @@ impl EventKind {
         Self::SessionEnded,
         Self::SessionPollFailing,
         Self::SessionPollRecovered,
+        Self::ApiUnavailable,
+        Self::ApiAvailable,
     ];
 
     /// The CloudEvents `type`.
@@ -149,6 +205,8 @@ impl EventKind {
             Self::SessionEnded => "ibvwatch.session.ended",
             Self::SessionPollFailing => "ibvwatch.session.poll_failing",
             Self::SessionPollRecovered => "ibvwatch.session.poll_recovered",
+            Self::ApiUnavailable => "ibvwatch.api.unavailable",
+            Self::ApiAvailable => "ibvwatch.api.available",
         }
     }
 

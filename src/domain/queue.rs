@@ -71,6 +71,12 @@ impl DueQueue {
         Some((id, at, urgency))
     }
 
+    /// Takes back that the last session popped for a poll was polled: it is to be put in again,
+    /// and must not have used up somebody's fair share.
+    pub const fn not_polled(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+    }
+
     /// When the next timer runs out; may lie in the past.
     #[must_use]
     pub fn next_timer(&self) -> Option<Timestamp> {

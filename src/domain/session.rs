@@ -20,7 +20,7 @@ use super::policy::Policy;
 use super::queue::Wake;
 use super::resource::{self, Difference, Progress, Resource, ResourceState};
 use super::schedule::{Backoff, Urgency, jittered, up_to};
-use super::time::Timestamp;
+use super::time::{Step, Timestamp};
 
 /// What a session file says of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +94,8 @@ const fn quiet() -> Urgency {
 pub struct Exchange {
     pub sent: Timestamp,
     pub arrived: Timestamp,
+    /// Whether the API as a whole can't be used: no session is to blame for that.
+    pub outage: bool,
 }
 
 /// Where a session stands, as people are shown it.
@@ -159,7 +161,7 @@ impl Session {
                 last_problem: None,
             },
         };
-        let mut step = Step { session, events: Vec::new(), now };
+        let mut step = Decision { session, events: Vec::new(), now };
         step.tell(Detail::Tracked {});
         step.decide_timers(policy);
         Transition { session: step.session, events: step.events, steady: false }
@@ -268,7 +270,8 @@ impl Session {
             Verdict::Missing => step.missing(known_missing, policy, rng),
             Verdict::Failed { problem, retry_after } => {
                 step.session.life.missing_since = known_missing;
-                step.failed(problem, retry_after, policy, rng)
+                let blame = Blame::of(&problem, exchange.outage);
+                step.failed(problem, retry_after, blame, policy, rng)
             }
         };
         step.session.schedule_poll(now, delay, policy, rng);
@@ -292,7 +295,38 @@ impl Session {
                 if self.life.observed { self.cadence(now, policy) } else { Duration::ZERO };
             self.schedule.poll_at = now.plus(up_to(within, rng));
         }
+        self.schedule.urgency = self.urgency(now);
         self.keep_final_poll(now, policy);
+    }
+
+    /// Takes up a policy that asks for a poll sooner than it is due: within one interval, at
+    /// some time in it. What waits for a failure to pass goes on waiting.
+    pub fn repace<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
+        let cadence = self.cadence(now, policy);
+        let latest = now.plus(cadence.mul_f64(1.0 + policy.jitter));
+        if self.schedule.failures == 0 && self.schedule.poll_at > latest {
+            self.schedule.poll_at = now.plus(up_to(cadence, rng));
+        }
+        self.keep_final_poll(now, policy);
+    }
+
+    /// The same session by a wall clock that has been stepped. What was measured moves with the
+    /// clock, or an hour's step would make everything overdue; what a session file says is
+    /// said of the true time and stays.
+    #[must_use]
+    pub fn stepped(&self, step: Step) -> Self {
+        let mut session = self.clone();
+        if session.life.ended.is_some() {
+            return session;
+        }
+        let Life { tracked_at, deadline, active_until, missing_since, .. } = &mut session.life;
+        let Schedule { poll_at, last_poll, last_good, failing_since, .. } = &mut session.schedule;
+        let optional = [active_until, missing_since, last_poll, last_good, failing_since];
+        let times = [tracked_at, deadline, poll_at].into_iter();
+        for time in times.chain(optional.into_iter().flatten()) {
+            *time = step.of(*time);
+        }
+        session
     }
 
     /// When the session next wants attention; never again once it has ended.
@@ -375,7 +409,13 @@ impl Session {
         self.life.active_until.is_some_and(|until| now < until)
     }
 
-    fn cadence(&self, now: Timestamp, policy: &Policy) -> Duration {
+    fn urgency(&self, now: Timestamp) -> Urgency {
+        if self.is_active(now) { Urgency::Active } else { Urgency::Quiet }
+    }
+
+    /// The mean time between two polls, as things are.
+    #[must_use]
+    pub fn cadence(&self, now: Timestamp, policy: &Policy) -> Duration {
         let quiet = self.entry.interval.unwrap_or(policy.interval);
         if self.is_active(now) { quiet.min(policy.active_interval) } else { quiet }
     }
@@ -396,7 +436,7 @@ impl Session {
         rng: &mut R,
     ) {
         self.schedule.poll_at = now.plus(delay);
-        self.schedule.urgency = if self.is_active(now) { Urgency::Active } else { Urgency::Quiet };
+        self.schedule.urgency = self.urgency(now);
         let last_chance = now >= self.final_poll_at(policy) && self.schedule.failures > 0;
         if last_chance {
             // The final poll has failed: what is left of the time is for trying again.
@@ -425,16 +465,40 @@ impl Session {
         wanted.then(|| self.expires_at().minus(policy.expiring_before))
     }
 
-    fn step(&self, now: Timestamp) -> Step {
-        Step { session: self.clone(), events: Vec::new(), now }
+    fn step(&self, now: Timestamp) -> Decision {
+        Decision { session: self.clone(), events: Vec::new(), now }
     }
 }
 
 /// A transition in the making.
-struct Step {
+struct Decision {
     session: Session,
     events: Vec<Event>,
     now: Timestamp,
+}
+
+/// Whose trouble a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Session,
+    Daemon,
+}
+
+impl Blame {
+    /// Being refused or slowed down is never the session's fault, nor is anything in an outage.
+    const fn of(problem: &Problem, outage: bool) -> Self {
+        match problem.kind {
+            _ if outage => Self::Daemon,
+            ProblemKind::Unauthorized | ProblemKind::ClockSkew | ProblemKind::RateLimited => {
+                Self::Daemon
+            }
+            ProblemKind::NotReady
+            | ProblemKind::NotFound
+            | ProblemKind::ServerError
+            | ProblemKind::Unreachable
+            | ProblemKind::Malformed => Self::Session,
+        }
+    }
 }
 
 /// What an answer amounts to.
@@ -450,7 +514,7 @@ enum Verdict {
     },
 }
 
-impl Step {
+impl Decision {
     fn finish(self, before: &Session) -> Transition {
         let steady = self.events.is_empty()
             && self.session.life == before.life
@@ -604,18 +668,14 @@ impl Step {
         &mut self,
         problem: Problem,
         retry_after: Option<Duration>,
+        blame: Blame,
         policy: &Policy,
         rng: &mut R,
     ) -> Duration {
         let schedule = &mut self.session.schedule;
         let since = *schedule.failing_since.get_or_insert(self.now);
         schedule.failures = schedule.failures.saturating_add(1);
-        // Being refused or slowed down is the daemon's trouble and no fault of the session.
-        let counts = !matches!(
-            problem.kind,
-            ProblemKind::Unauthorized | ProblemKind::ClockSkew | ProblemKind::RateLimited
-        );
-        schedule.strikes = schedule.strikes.saturating_add(u32::from(counts));
+        schedule.strikes = schedule.strikes.saturating_add(u32::from(blame == Blame::Session));
         schedule.last_problem = Some(problem.clone());
         let backoff = Backoff { initial: policy.backoff_initial, max: policy.backoff_max };
         let delay = backoff.delay(schedule.failures, rng);

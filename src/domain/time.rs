@@ -107,6 +107,31 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+/// By how much a wall clock was set ahead, or back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    millis: i64,
+}
+
+impl Step {
+    #[must_use]
+    pub const fn between(before: Timestamp, after: Timestamp) -> Self {
+        Self { millis: after.0.saturating_sub(before.0) }
+    }
+
+    /// What was that moment by the clock before the step.
+    #[must_use]
+    pub const fn of(self, time: Timestamp) -> Timestamp {
+        Timestamp::from_millis(time.0.saturating_add(self.millis))
+    }
+
+    /// Seconds ahead, or behind if negative.
+    #[must_use]
+    pub const fn as_seconds(self) -> i64 {
+        self.millis / 1_000
+    }
+}
+
 /// The present, as the shell reads it and hands it in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {

@@ -1,11 +1,12 @@
 //! Control by HTTP, for a simulator that runs as a process of its own. Loopback only.
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::Body;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,11 +29,15 @@ const MAX_CREATED: usize = 100_000;
 /// The last exchanges shown.
 const MAX_SHOWN: usize = 1_000;
 
-pub(super) async fn serve(
+pub(super) async fn serve<B>(
     world: &World,
     origin: &Origin,
-    request: Request<Incoming>,
-) -> Response<Served> {
+    request: Request<B>,
+) -> Response<Served>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let outcome = if origin.peer.to_canonical().is_loopback() {
         answer(world, request).await
     } else {
@@ -56,13 +61,18 @@ impl From<NoSuch> for Mistake {
     }
 }
 
-async fn answer(world: &World, request: Request<Incoming>) -> Result<Value, Mistake> {
+async fn answer<B>(world: &World, request: Request<B>) -> Result<Value, Mistake>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
         bad(format!("the body can't be read ({error}); send at most {MAX_BODY} bytes of JSON"))
     })?;
     let body = body.to_bytes();
-    let path: Vec<&str> = head.uri.path().trim_start_matches(PREFIX).split('/').collect();
+    let path = head.uri.path();
+    let path: Vec<&str> = path.strip_prefix(PREFIX).unwrap_or(path).split('/').collect();
     let get = head.method == Method::GET;
     let post = head.method == Method::POST;
     let delete = head.method == Method::DELETE;
@@ -315,4 +325,25 @@ fn number(text: &str) -> Result<usize, Mistake> {
 
 fn bad(text: String) -> Mistake {
     Mistake(StatusCode::BAD_REQUEST, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sim::server::{Reset, Settings};
+
+    #[tokio::test]
+    async fn nobody_from_another_machine_is_in_control() {
+        let world = World::new(Settings::new("sdk"));
+        for (peer, status) in
+            [("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("192.0.2.1", 403)]
+        {
+            let peer = peer.parse().unwrap();
+            let origin = Origin { connection: 1, peer, reset: Arc::new(Reset::default()) };
+            let request = Request::get("/_sim/sessions").body(String::new()).unwrap();
+            assert_eq!(serve(&world, &origin, request).await.status(), status, "{peer}");
+        }
+    }
 }

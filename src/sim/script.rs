@@ -198,6 +198,22 @@ mod tests {
     }
 
     #[test]
+    fn actions_come_in_order_of_time_and_else_as_they_were_added() {
+        let second = Duration::from_secs;
+        let steps = Script::new()
+            .at(second(2), Action::Expire)
+            .at(second(1), Action::set(0, IN_PROGRESS))
+            .at(second(1), Action::Complete)
+            .delayed(second(3))
+            .into_steps();
+        let [(4, Action::SetState { .. }), (4, Action::Complete), (5, Action::Expire)] =
+            &steps.into_iter().map(|(at, action)| (at.as_secs(), action)).collect::<Vec<_>>()[..]
+        else {
+            panic!("out of order");
+        };
+    }
+
+    #[test]
     fn a_long_list_is_supplied_before_the_documented_end() {
         let steps = Script::documented_visit(6).into_steps();
         let (end, last) = steps.last().unwrap();

@@ -239,7 +239,6 @@ impl World {
         for live in sessions.values_mut() {
             live.advance(now, self.speed, rng);
             live.jump(by, now);
-            live.advance(now, self.speed, rng);
         }
     }
 

@@ -16,6 +16,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::{Context, Lease, MemoryStore, SqliteStore, Store, StoreError};
 use crate::clock::Clock;
@@ -30,7 +31,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A kind of store, and the place where one of them is.
-pub(super) trait Home: Default {
+pub(super) trait Home: Default + Send + Sync + 'static {
     type Store: Store;
     fn open(&self, context: &Context) -> Self::Store;
 }
@@ -117,30 +118,32 @@ impl<H: Home> World<H> {
         patiently(self.store.next_due()).await.unwrap()
     }
 
-    /// The lease of what is due, timers included; `None` if there is nothing. No lease may be
-    /// out.
+    /// The lease of what is due, or `None`, once what time has brought about is durable. Nothing
+    /// may be in flight.
     pub(super) async fn due(&self) -> Option<Lease> {
         patiently(async {
-            loop {
-                {
-                    let mut next = pin!(self.store.next_due());
-                    if let Poll::Ready(lease) = poll_once(next.as_mut()).await {
-                        return Some(lease.unwrap());
-                    }
-                }
-                let (now, policy) = (self.now(), self.policy.borrow().clone());
-                let due = |session: &Session| {
-                    session.wake(&policy).is_some_and(|wake| {
-                        wake.timer <= now || wake.poll.is_some_and(|(at, _)| at <= now)
-                    })
-                };
-                if !self.store.sessions().await.unwrap().iter().any(due) {
-                    self.settle().await;
-                    return None;
-                }
+            self.keep_time().await;
+            match poll_once(pin!(self.store.next_due())).await {
+                Poll::Ready(lease) => Some(lease.unwrap()),
+                Poll::Pending => None,
             }
         })
         .await
+    }
+
+    /// Lets the store decide what time has brought about, by one that gives up again and again.
+    async fn keep_time(&self) {
+        let policy = self.policy.borrow().clone();
+        let due =
+            |session: &Session| session.wake(&policy).is_some_and(|wake| wake.timer <= self.now());
+        loop {
+            let time = poll_once(pin!(self.store.keep_time())).await;
+            assert!(time.is_pending(), "{time:?}");
+            self.settle().await;
+            if !self.store.sessions().await.unwrap().iter().any(due) {
+                return;
+            }
+        }
     }
 
     /// Waits until all that was decided is durable: a purge of nothing stands behind it.
@@ -151,8 +154,10 @@ impl<H: Home> World<H> {
     pub(super) fn decide(&self, lease: &Lease, observation: Observation) -> Transition {
         let rng = &mut StdRng::seed_from_u64(7);
         let policy = self.policy.borrow().clone();
-        let exchange = Exchange { sent: self.now(), arrived: self.now() };
-        lease.session.observe(observation, None, exchange, &policy, rng)
+        {
+            let exchange = Exchange { sent: self.now(), arrived: self.now(), outage: false };
+            lease.session.observe(observation, None, exchange, &policy, rng)
+        }
     }
 
     /// Polls what is due and commits what the answer means.
@@ -525,11 +530,8 @@ async fn what_time_brings_about_is_told_while_nothing_is_due<H: Home>(w: World<H
     w.store.track(vec![Entry { expires_at, ..entry(1) }]).await.unwrap();
     w.poll(answer("REQUIRED")).await;
     w.store.ack_events("sink", 2).await.unwrap();
-    let lease = {
-        w.clock.advance(DAY);
-        w.lease().await
-    };
-    w.store.release(lease);
+    w.clock.advance(DAY);
+    w.keep_time().await;
     assert_eq!(kinds(&w.read("sink").await), ["session.expiring"]);
 }
 
@@ -555,6 +557,34 @@ async fn fifty_thousand_sessions_are_tracked_at_once<H: Home>(w: World<H>) {
     assert_eq!(w.store.listed().len(), 50_000);
 }
 
+async fn many_workers_leave_no_gap<H: Home>(w: World<H>) {
+    w.store.track((0..200).map(entry).collect()).await.unwrap();
+    let w = Arc::new(w);
+    let left = Arc::new(AtomicI64::new(400));
+    let mut workers = JoinSet::new();
+    for _ in 0..16 {
+        let (w, left) = (Arc::clone(&w), Arc::clone(&left));
+        workers.spawn(async move {
+            while left.fetch_sub(1, Ordering::SeqCst) > 0 {
+                w.poll(answer("REQUIRED")).await;
+                w.clock.advance(MINUTE);
+            }
+        });
+    }
+    patiently(workers.join_all()).await;
+    let events = w.read("sink").await;
+    assert!(events.iter().map(|event| event.sequence).eq(1..=events.len() as u64));
+    for n in 0..200 {
+        let subject = Some(id(n));
+        let of_one = events.iter().filter(|event| event.subject == subject);
+        let sequence = w.session(n).await.unwrap().sequence();
+        assert_eq!(
+            of_one.map(|event| event.id.clone()).collect::<Vec<_>>(),
+            numbered(n, 1..=sequence)
+        );
+    }
+}
+
 async fn one_entry_twice_is_one_session<H: Home>(w: World<H>) {
     w.track(&[1, 1]).await;
     assert_eq!(w.store.sessions().await.unwrap().len(), 1);
@@ -565,7 +595,7 @@ macro_rules! conformance {
     ($module:ident, $home:ty: $($name:ident)*) => {
         mod $module {
             $(
-                #[tokio::test]
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     super::$name(super::World::<$home>::new()).await;
                 }
@@ -607,6 +637,7 @@ for_every_store! {
     what_time_brings_about_is_told_while_nothing_is_due
     a_cohort_that_expires_together_ends_together
     fifty_thousand_sessions_are_tracked_at_once
+    many_workers_leave_no_gap
     one_entry_twice_is_one_session
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 
 use super::StoreError;
-use crate::domain::{Event, Record, Session, SessionId, Timestamp};
+use crate::domain::{ApiEvent, Event, Record, Session, SessionId, Timestamp};
 
 pub trait Journal: Send + Sync + 'static {
     /// The right to write once without waiting.
@@ -42,6 +42,8 @@ pub trait Journal: Send + Sync + 'static {
 #[derive(Debug)]
 pub enum Write {
     Decisions(Vec<Decision>),
+    /// Goes under the API's next number.
+    Announce(ApiEvent),
     /// A sink has delivered everything up to and with that sequence.
     Cursor {
         sink: String,
@@ -64,7 +66,7 @@ impl Write {
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Decisions(decisions) => decisions.iter().map(|d| 1 + d.events.len()).sum(),
-            Self::Cursor { .. } => 1,
+            Self::Announce(_) | Self::Cursor { .. } => 1,
             Self::Forget(sessions) => 2 * sessions.len(),
             Self::Purge { .. } => usize::try_from(Self::PURGED_AT_ONCE).unwrap_or(usize::MAX),
         }

@@ -4,18 +4,22 @@
 //! waits for the disk. A task that gives up at any of these points leaves nothing half done.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 
 use super::journal::{Decision, Journal, Receipt, Write, ended};
 use super::registry::Registry;
 use super::{Context, Lease, Store, StoreError};
 use crate::clock::Clock;
-use crate::domain::{Entry, Policy, Record, Session, SessionId, Timestamp, Transition};
+use crate::domain::{
+    ApiDetail, ApiEvent, Cause, Entry, Policy, Record, Session, SessionId, Timestamp, Transition,
+};
 
 /// Sessions decided on under one lock and in one write. Large enough that a transaction costs
 /// little a session, small enough that a poll which waits behind it hardly notices.
@@ -24,6 +28,14 @@ const BATCH: usize = 10_000;
 /// The longest sleep: the wall clock may be stepped, and the machine suspended, in the middle
 /// of any.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Who should have woken within [`LONGEST_SLEEP`] and did not for so long was not merely busy.
+const ASLEEP_FROM: Duration = Duration::from_secs(10);
+
+/// Sleeps until `next`, by a clock that says `now`, or as long as one may.
+async fn sleep_until(next: Option<Timestamp>, now: Timestamp) {
+    tokio::time::sleep(next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP))).await;
+}
 
 /// See [`MemoryStore`](super::MemoryStore) and [`SqliteStore`](super::SqliteStore).
 pub struct Ledger<J> {
@@ -37,7 +49,18 @@ pub struct Ledger<J> {
     membership: tokio::sync::Mutex<()>,
     /// As they are durable.
     cursors: Mutex<HashMap<String, u64>>,
+    /// As it was announced last.
+    unavailable: Mutex<Option<(Cause, Timestamp)>>,
+    /// Taken before the registry where both are.
+    rng: Mutex<StdRng>,
     journal: J,
+}
+
+/// What a journal holds beside sessions and events.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) cursors: HashMap<String, u64>,
+    pub(super) unavailable: Option<(Cause, Timestamp)>,
 }
 
 impl<J> fmt::Debug for Ledger<J> {
@@ -50,7 +73,7 @@ impl<J> Ledger<J> {
     pub(super) fn with_journal(
         context: &Context,
         registry: Registry,
-        cursors: HashMap<String, u64>,
+        kept: Kept,
         journal: J,
     ) -> Self {
         Self {
@@ -59,7 +82,9 @@ impl<J> Ledger<J> {
             registry: Mutex::new(registry),
             changed: Notify::new(),
             membership: tokio::sync::Mutex::new(()),
-            cursors: Mutex::new(cursors),
+            cursors: Mutex::new(kept.cursors),
+            unavailable: Mutex::new(kept.unavailable),
+            rng: Mutex::new(StdRng::seed_from_u64(context.seed)),
             journal,
         }
     }
@@ -111,6 +136,32 @@ impl<J: Journal> Ledger<J> {
     async fn write(&self, write: Write) -> Result<u64, StoreError> {
         let place = self.journal.place().await?;
         self.journal.write(place, write).durable().await
+    }
+
+    /// Moves everything with the wall clock, in the instant in which the clock takes its step.
+    async fn take_step(&self) -> Result<(), StoreError> {
+        let place = self.journal.place().await?;
+        let policy = self.policy();
+        let receipt = {
+            let mut registry = self.registry();
+            let Some(step) = self.clock.take_step() else { return Ok(()) };
+            tracing::warn!(
+                seconds = step.as_seconds(),
+                "the wall clock was set; due times move with it"
+            );
+            self.journal.write(place, Write::Decisions(registry.step(step, &policy)))
+        };
+        self.changed.notify_waiters();
+        receipt.durable().await.map(|_| ())
+    }
+
+    fn repace(&self) {
+        let (now, policy, mut rng) = (self.now(), self.policy(), lock(&self.rng));
+        self.registry().replan(&policy, |session| {
+            session.repace(now, &policy, &mut *rng);
+            true
+        });
+        self.changed.notify_waiters();
     }
 
     async fn forget_sessions(&self, before: Timestamp) -> Result<(), StoreError> {
@@ -170,38 +221,85 @@ impl<J: Journal> Store for Ledger<J> {
 
     async fn next_due(&self) -> Result<Lease, StoreError> {
         loop {
-            let mut changed = pin!(self.changed.notified());
             // From here on no change is missed, whenever it comes.
-            changed.as_mut().enable();
+            let changed = self.changed.notified();
             let now = self.now();
-            let timer_due = self.registry().has_timer_due(now);
-            if timer_due {
-                let elapse =
-                    |registry: &mut Registry, now, policy: &_| registry.elapse(BATCH, now, policy);
-                durable(self.decide(elapse).await?).await?;
-                continue;
-            }
             let next = {
                 let mut registry = self.registry();
                 if let Some(lease) = registry.lease(now) {
                     return Ok(lease);
                 }
-                registry.next_wake()
+                registry.next_poll()
             };
-            let sleep = next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep(sleep) => {}
+                () = sleep_until(next, now) => {}
             }
         }
     }
 
+    async fn keep_time(&self) -> Result<Infallible, StoreError> {
+        let mut policy = self.policy.clone();
+        policy.mark_unchanged();
+        let mut awake_at = self.clock.now().monotonic;
+        loop {
+            self.take_step().await?;
+            let now = self.clock.now();
+            if now.monotonic.saturating_sub(awake_at) > ASLEEP_FROM {
+                tracing::info!("the process or the machine was asleep; overdue polls are spread");
+                self.spread_overdue();
+            }
+            awake_at = now.monotonic;
+            if self.registry().has_timer_due(now.wall) {
+                let elapse =
+                    |registry: &mut Registry, now, policy: &_| registry.elapse(BATCH, now, policy);
+                durable(self.decide(elapse).await?).await?;
+                continue;
+            }
+            let next = self.registry().next_timer();
+            tokio::select! {
+                () = sleep_until(next, now.wall) => {}
+                Ok(()) = policy.changed() => self.repace(),
+            }
+        }
+    }
+
+    fn spread_overdue(&self) {
+        let (now, policy, mut rng) = (self.now(), self.policy(), lock(&self.rng));
+        self.registry().replan(&policy, |session| {
+            let overdue = session.schedule().poll_at <= now;
+            if overdue {
+                session.resume(now, &policy, &mut *rng);
+            }
+            overdue
+        });
+        self.changed.notify_waiters();
+    }
+
+    fn live(&self) -> usize {
+        self.registry().live()
+    }
+
+    async fn announce(&self, event: ApiEvent) -> Result<(), StoreError> {
+        let unavailable = match event.detail {
+            ApiDetail::Unavailable { .. } => Some((event.cause, event.time)),
+            ApiDetail::Available { .. } => None,
+        };
+        self.write(Write::Announce(event)).await?;
+        *lock(&self.unavailable) = unavailable;
+        Ok(())
+    }
+
+    fn unavailable(&self) -> Option<(Cause, Timestamp)> {
+        *lock(&self.unavailable)
+    }
+
     async fn commit(&self, lease: Lease, transition: Transition) -> Result<(), StoreError> {
         let place = if transition.steady { None } else { Some(self.journal.place().await?) };
-        let (now, policy) = (self.now(), self.policy());
+        let policy = self.policy();
         let settled = {
             let mut registry = self.registry();
-            let decision = registry.settle(&lease, transition, now, &policy);
+            let decision = registry.settle(&lease, transition, &policy);
             decision.map(|decision| {
                 let write =
                     |(place, decision)| self.journal.write(place, Write::Decisions(vec![decision]));

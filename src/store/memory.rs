@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::journal::{self, Decision, Journal, Receipt, Write, fingerprint};
-use super::ledger::Ledger;
+use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
 use super::{Context, StoreError};
-use crate::domain::{Record, SessionId};
+use crate::domain::{ApiEvent, Record, SessionId};
 
 /// Keeps everything in memory; durable as long as it lives.
 pub type MemoryStore = Ledger<MemoryJournal>;
@@ -22,7 +22,7 @@ impl MemoryStore {
             committed: watch::Sender::new(0),
             source: context.source.clone(),
         };
-        Self::with_journal(context, Registry::default(), HashMap::new(), journal)
+        Self::with_journal(context, Registry::default(), Kept::default(), journal)
     }
 }
 
@@ -37,6 +37,8 @@ pub struct MemoryJournal {
 struct Log {
     events: BTreeMap<u64, Record>,
     last: u64,
+    /// How many of the events are the API's.
+    announced: u64,
     forgotten: HashMap<[u8; 32], u64>,
 }
 
@@ -85,6 +87,7 @@ impl Log {
     fn apply(&mut self, write: Write, source: &str) -> journal::Answer {
         match write {
             Write::Decisions(decisions) => self.append(&decisions, source).map(|()| 0),
+            Write::Announce(event) => self.announce(&event, source).map(|()| 0),
             // The ledger keeps the cursors, which need no better memory than that here.
             Write::Cursor { .. } => Ok(0),
             Write::Forget(sessions) => {
@@ -104,6 +107,16 @@ impl Log {
         }
     }
 
+    fn announce(&mut self, event: &ApiEvent, source: &str) -> Result<(), StoreError> {
+        let record = event
+            .record(self.announced + 1, self.last + 1, source)
+            .map_err(|error| StoreError::Failed(format!("an event of the API: {error}")))?;
+        self.announced += 1;
+        self.last += 1;
+        self.events.insert(self.last, record);
+        Ok(())
+    }
+
     fn append(&mut self, decisions: &[Decision], source: &str) -> Result<(), StoreError> {
         for event in decisions.iter().flat_map(|decision| &decision.events) {
             let record = event
@@ -113,5 +126,49 @@ impl Log {
             self.events.insert(self.last, record);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::clock::{Clock, TokioClock};
+    use crate::domain::{Exchange, Observation, Policy, Snapshot, Timestamp};
+    use crate::store::Store;
+    use crate::store::conformance::{entry, id};
+
+    /// What the simulation rests on: no thread and no disk stands between it and its clock.
+    #[tokio::test(start_paused = true)]
+    async fn a_day_of_polls_passes_by_a_paused_clock_alone() {
+        let policy = Policy { jitter: 0.0, ..Policy::default() };
+        let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(0)));
+        let context = Context {
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            policy: watch::Sender::new(Arc::new(policy.clone())).subscribe(),
+            seed: 1,
+            source: "ibvwatch".to_owned(),
+        };
+        let store = MemoryStore::new(&context);
+        store.track(vec![entry(1)]).await.unwrap();
+        let rng = &mut StdRng::seed_from_u64(1);
+        for n in 0..288 {
+            let lease = store.next_due().await.unwrap();
+            let now = clock.now().wall;
+            assert_eq!((lease.session.id(), now), (id(1), Timestamp::from_millis(n * 300_000)));
+            let quiet = Observation::Configuration(Snapshot { ttl: None, resources: Vec::new() });
+            let transition = lease.session.observe(
+                quiet,
+                None,
+                Exchange { sent: now, arrived: now, outage: false },
+                &policy,
+                rng,
+            );
+            store.commit(lease, transition).await.unwrap();
+        }
     }
 }

@@ -5,12 +5,13 @@
 //! only once it is durable. And a commit against a session that has moved on since it was
 //! leased is refused as stale, whole.
 //!
-//! Sessions and due times live in memory ([`registry`]), since a poll that finds nothing new must
-//! cost nothing. What must survive is handed to a [`journal`], in the order in which it was
+//! Sessions and due times live in memory (`registry`), since a poll that finds nothing new must
+//! cost nothing. What must survive is handed to a `journal`, in the order in which it was
 //! decided. Memory therefore runs ahead of the disk by a moment, but the order is one and the
-//! same, so nothing is ever told that rests on something that was lost. [`ledger`] joins the
+//! same, so nothing is ever told that rests on something that was lost. `ledger` joins the
 //! two; [`MemoryStore`] and [`SqliteStore`] differ only in their journal.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::domain::{Entry, Policy, Record, Session, SessionId, Timestamp, Transition, Urgency};
+use crate::domain::{
+    ApiEvent, Cause, Entry, Policy, Record, Session, SessionId, Timestamp, Transition, Urgency,
+};
 
 #[cfg(test)]
 mod conformance;
@@ -42,10 +45,26 @@ pub trait Store: Send + Sync + 'static {
     fn untrack(&self, ids: Vec<SessionId>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Waits until a session is to be polled, and leases it: nobody else is given it until
-    /// the lease is committed or released. What time alone brings about (a deadline reached)
-    /// is decided and committed on the way. Cancel safe: dropping the future loses neither a
-    /// lease nor a decision.
+    /// the lease is committed or released. Cancel safe: dropping the future loses no lease.
     fn next_due(&self) -> impl Future<Output = Result<Lease, StoreError>> + Send;
+
+    /// Decides and commits, for ever, what time brings about without a poll: deadlines, steps of
+    /// the wall clock, and the spreading of what fell due while the machine was asleep. Takes
+    /// up a changed policy as well. Cancel safe: dropping the future loses no decision.
+    fn keep_time(&self) -> impl Future<Output = Result<Infallible, StoreError>> + Send;
+
+    /// Spreads the polls that are overdue, each over its session's interval, so that they are not
+    /// made all at once.
+    fn spread_overdue(&self);
+
+    /// How many sessions there are to be polled.
+    fn live(&self) -> usize;
+
+    /// Records an event of the API as a whole, under the next of its numbers.
+    fn announce(&self, event: ApiEvent) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Why the API was unavailable, and since when, if that was the last thing announced.
+    fn unavailable(&self) -> Option<(Cause, Timestamp)>;
 
     /// Makes a decision durable and gives the lease back. A steady transition is not written.
     ///

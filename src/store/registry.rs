@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use super::journal::Decision;
 use super::{Lease, StoreError};
-use crate::domain::{
-    DueQueue, Entry, Policy, Session, SessionId, Timestamp, Transition, Urgency, Wake,
-};
+use crate::domain::{DueQueue, Entry, Policy, Session, SessionId, Step, Timestamp, Transition};
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     slots: HashMap<SessionId, Slot>,
     queue: DueQueue,
+    /// How many are leased.
+    leased: usize,
     /// The latest revision given; one count for all sessions, so that no two values of a
     /// session share one even when it was forgotten between them.
     revision: u64,
@@ -103,17 +103,57 @@ impl Registry {
         decisions
     }
 
+    pub(super) fn next_timer(&self) -> Option<Timestamp> {
+        self.queue.next_timer()
+    }
+
+    /// Moves every session with the wall clock. Polls under way were begun by the old time, so
+    /// what they will have decided is stale.
+    pub(super) fn step(&mut self, step: Step, policy: &Policy) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        for session in self.live_sessions() {
+            let session = Arc::new(session.stepped(step));
+            self.put(Arc::clone(&session), false, policy);
+            decisions.push(Decision { session, events: Vec::new() });
+        }
+        decisions
+    }
+
+    /// Plans sessions anew that are not being polled: those that `plan` says it has changed.
+    pub(super) fn replan(&mut self, policy: &Policy, mut plan: impl FnMut(&mut Session) -> bool) {
+        for session in self.live_sessions() {
+            if self.slots.get(&session.id()).is_some_and(|slot| slot.leased) {
+                continue;
+            }
+            let mut planned = Session::clone(&session);
+            if plan(&mut planned) {
+                self.put(Arc::new(planned), true, policy);
+            }
+        }
+    }
+
+    fn live_sessions(&self) -> Vec<Arc<Session>> {
+        let live = self.slots.values().filter(|slot| slot.session.ended().is_none());
+        live.map(|slot| Arc::clone(&slot.session)).collect()
+    }
+
+    /// How many sessions there are to be polled.
+    pub(super) fn live(&self) -> usize {
+        self.queue.len() + self.leased
+    }
+
     pub(super) fn lease(&mut self, now: Timestamp) -> Option<Lease> {
         let (id, due_at, urgency) = self.queue.pop_poll(now)?;
         let slot = self.slots.get_mut(&id)?;
         slot.leased = true;
+        self.leased += 1;
         let session = Session::clone(&slot.session);
         Some(Lease { session, urgency, due_at, revision: slot.revision })
     }
 
-    /// When there is next something to do; may lie in the past.
-    pub(super) fn next_wake(&self) -> Option<Timestamp> {
-        self.queue.next_timer().into_iter().chain(self.queue.next_poll()).min()
+    /// When the next poll falls due; may lie in the past.
+    pub(super) fn next_poll(&self) -> Option<Timestamp> {
+        self.queue.next_poll()
     }
 
     /// Ends a lease with its decision; there is none to be journaled where it is steady.
@@ -121,27 +161,32 @@ impl Registry {
         &mut self,
         lease: &Lease,
         transition: Transition,
-        now: Timestamp,
         policy: &Policy,
     ) -> Result<Option<Decision>, StoreError> {
         let id = lease.session.id();
-        let revision = self.slots.get_mut(&id).map(|slot| {
-            slot.leased = false;
-            slot.revision
-        });
+        let revision = self.take_back(id);
         if revision == Some(lease.revision) {
             return Ok(self.apply(transition, policy));
         }
-        self.enqueue(id, now, policy);
+        self.enqueue(id, policy);
         Err(StoreError::Stale(id))
     }
 
     pub(super) fn release(&mut self, lease: &Lease, policy: &Policy) {
         let id = lease.session.id();
-        if let Some(slot) = self.slots.get_mut(&id) {
-            slot.leased = false;
-            self.enqueue(id, lease.due_at, policy);
+        if self.take_back(id).is_some() {
+            self.queue.not_polled();
+            self.enqueue(id, policy);
         }
+    }
+
+    /// Ends the lease; returns the session's revision.
+    fn take_back(&mut self, id: SessionId) -> Option<u64> {
+        let slot = self.slots.get_mut(&id)?;
+        if std::mem::take(&mut slot.leased) {
+            self.leased -= 1;
+        }
+        Some(slot.revision)
     }
 
     /// At most `limit` sessions whose schedule is to be saved; taken for saved from here on.
@@ -197,17 +242,16 @@ impl Registry {
         let revision = self.revision;
         let leased = self.slots.get(&id).is_some_and(|slot| slot.leased);
         self.slots.insert(id, Slot { session, revision, leased, unsaved });
-        self.enqueue(id, Timestamp::MAX, policy);
+        self.enqueue(id, policy);
     }
 
-    /// Queues the session for when it wants attention, its poll for `latest` if that is sooner.
-    fn enqueue(&mut self, id: SessionId, latest: Timestamp, policy: &Policy) {
+    /// Queues the session for when it wants attention. Nothing puts the poll of a session in
+    /// flight off, so one that comes back without an answer is due at once.
+    fn enqueue(&mut self, id: SessionId, policy: &Policy) {
         let idle = self.slots.get(&id).filter(|slot| !slot.leased);
-        let Some(Wake { timer, poll }) = idle.and_then(|slot| slot.session.wake(policy)) else {
-            self.queue.remove(id);
-            return;
-        };
-        let sooner = |(at, urgency): (Timestamp, Urgency)| (at.min(latest), urgency);
-        self.queue.set(id, Wake { timer, poll: poll.map(sooner) });
+        match idle.and_then(|slot| slot.session.wake(policy)) {
+            Some(wake) => self.queue.set(id, wake),
+            None => self.queue.remove(id),
+        }
     }
 }

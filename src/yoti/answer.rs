@@ -61,16 +61,22 @@ impl Head {
             |kind, message: String| Problem { code: code.clone(), ..self.problem(kind, message) };
         let malformed = |message| Observation::Malformed(problem(ProblemKind::Malformed, message));
         match self.status.as_u16() {
-            401 | 403 => Observation::Unauthorized(problem(
-                ProblemKind::Unauthorized,
-                self.unauthorized(&words),
-            )),
+            401 | 403 => {
+                let (kind, message) = self.unauthorized(&words);
+                Observation::Unauthorized(problem(kind, message))
+            }
             // The application is unknown, which says nothing of the session: taken for a missing
             // session, a wrong SDK id would end every one of them.
             404 if code.as_deref() == Some("APP_NOT_FOUND") => Observation::Unauthorized(problem(
                 ProblemKind::Unauthorized,
                 format!("the API does not know this application{words}; check api.sdk_id"),
             )),
+            // Anything that is not Yoti's answers 404 as well, and a wrong api.base_url must not
+            // end every session as not found.
+            404 if code.is_none() => malformed(
+                "what answered 404 does not look like the API; check api.base_url and the paths"
+                    .to_owned(),
+            ),
             404 => Observation::NotFound(problem(
                 ProblemKind::NotFound,
                 format!("the API knows no such session (deleted, or the id is wrong){words}"),
@@ -105,18 +111,20 @@ impl Head {
         }
     }
 
-    fn unauthorized(&self, words: &str) -> String {
+    fn unauthorized(&self, words: &str) -> (ProblemKind, String) {
         let refused = format!("the API refused the request{words}");
         match self.server_ahead_seconds {
             Some(ahead) if ahead.unsigned_abs() > CLOCK_TOLERANCE_SECONDS => {
                 let (off, side) =
                     (ahead.unsigned_abs(), if ahead > 0 { "behind" } else { "ahead of" });
-                format!(
+                let message = format!(
                     "{refused}; this machine's clock is {off} s {side} the server's: set it right"
-                )
+                );
+                (ProblemKind::ClockSkew, message)
             }
             Some(_) | None => {
-                format!("{refused}; check api.sdk_id and api.auth.private_key_file")
+                let message = format!("{refused}; check api.sdk_id and api.auth.private_key_file");
+                (ProblemKind::Unauthorized, message)
             }
         }
     }
@@ -217,7 +225,7 @@ mod tests {
     #[test]
     fn every_status_has_one_meaning() {
         for status in 201..600 {
-            let observation = head(status, &[]).refusal(b"");
+            let observation = head(status, &[]).refusal(br#"{"code":"SOME_CODE"}"#);
             let kind = match status {
                 401 | 403 => ProblemKind::Unauthorized,
                 404 => ProblemKind::NotFound,
@@ -229,6 +237,14 @@ mod tests {
             };
             let problem = observation.problem().unwrap();
             assert_eq!((problem.kind, problem.status), (kind, Some(status)));
+        }
+    }
+
+    #[test]
+    fn a_404_of_something_that_is_not_the_api_is_no_missing_session() {
+        for body in [&b""[..], b"{}", b"<html>not here</html>", br#"{"message":"no route"}"#] {
+            let observation = head(404, &[]).refusal(body);
+            assert!(matches!(observation, Observation::Malformed(_)), "{observation:?}");
         }
     }
 

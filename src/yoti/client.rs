@@ -19,7 +19,7 @@ use super::answer::Head;
 use super::auth::Auth;
 use super::state_scan::StateScan;
 use super::text;
-use super::transport::{Failure, Route, root_cause};
+use super::transport::{AtomicTimeout, Failure, Route, root_cause};
 use super::wire::{self, Unreadable};
 
 const VERSION: &str = concat!("ibvwatch-", env!("CARGO_PKG_VERSION"));
@@ -33,7 +33,7 @@ pub struct Settings {
     /// Without it, [`SessionApi::session_state`] is not to be asked.
     pub session_path: Option<SessionPath>,
     pub auth: Auth,
-    /// For a whole request, from connecting to the last byte of the answer.
+    /// For a whole request, from connecting to the last byte of the answer. Cut to an hour.
     pub timeout: Duration,
     pub connect_timeout: Duration,
     /// Largest configuration taken, in bytes.
@@ -79,7 +79,8 @@ impl Client {
     /// [`ClientError`] if the certificates to trust can't be loaded.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
         let http = build(&settings)?;
-        let Settings { base_url, timeout, connect_timeout, .. } = settings;
+        let Settings { base_url, connect_timeout, .. } = settings;
+        let timeout = AtomicTimeout::new(settings.timeout);
         Ok(Self {
             http,
             route: Route { base_url, timeout, connect_timeout },
@@ -90,6 +91,11 @@ impl Client {
             clock,
             server_ahead_seconds: AtomicI64::new(UNKNOWN),
         })
+    }
+
+    /// Changes how long requests may take from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.route.timeout.set(timeout);
     }
 
     /// Whether [`SessionApi::session_state`] can be asked.
@@ -107,19 +113,13 @@ impl Client {
 
     /// Sends one request; an answer other than 200 is already an observation.
     async fn ask(&self, path: &SessionPath, id: SessionId) -> Result<Answer<'_>, Observation> {
-        let deadline = Instant::now() + self.route.timeout;
+        let deadline = Instant::now() + self.route.timeout.get();
         let started = self.clock.now();
         let authorized = self
             .auth
             .authorize(&self.route.base_url, &path.of(id), started.wall)
             .map_err(|error| {
-                Observation::Unauthorized(Problem {
-                    kind: ProblemKind::Unauthorized,
-                    status: None,
-                    code: None,
-                    request_id: None,
-                    message: error.to_string(),
-                })
+                Observation::Unauthorized(unsent(ProblemKind::Unauthorized, &error.to_string()))
             })?;
         let request = self.http.get(authorized.url).headers(authorized.headers);
         let response = match timeout_at(deadline, request.send()).await {
@@ -153,20 +153,19 @@ impl SessionApi for Client {
 
     async fn session_state(&self, id: SessionId) -> Observation {
         let Some(path) = &self.session_path else {
-            return Observation::Malformed(Problem {
-                kind: ProblemKind::Malformed,
-                status: None,
-                code: None,
-                request_id: None,
-                message: "the session can't be asked for its state: api.session_path is empty"
-                    .to_owned(),
-            });
+            let message = "the session can't be asked for its state: api.session_path is empty";
+            return Observation::Malformed(unsent(ProblemKind::Malformed, message));
         };
         match self.ask(path, id).await {
             Ok(answer) => answer.state().await,
             Err(observation) => observation,
         }
     }
+}
+
+/// The problem of a request that was never sent.
+fn unsent(kind: ProblemKind, message: &str) -> Problem {
+    Problem { kind, status: None, code: None, request_id: None, message: message.to_owned() }
 }
 
 impl fmt::Debug for Client {

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::domain::{Observation, Problem, ProblemKind};
@@ -24,8 +25,32 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) base_url: BaseUrl,
-    pub(super) timeout: Duration,
+    pub(super) timeout: AtomicTimeout,
     pub(super) connect_timeout: Duration,
+}
+
+/// How long a request may take; can be changed while requests are under way.
+#[derive(Debug)]
+pub(super) struct AtomicTimeout(AtomicU64);
+
+impl AtomicTimeout {
+    /// Longer ones are cut to this, so that no deadline overflows.
+    const LONGEST: Duration = Duration::from_secs(3_600);
+
+    pub(super) fn new(timeout: Duration) -> Self {
+        let this = Self(AtomicU64::new(0));
+        this.set(timeout);
+        this
+    }
+
+    pub(super) fn set(&self, timeout: Duration) {
+        let millis = timeout.min(Self::LONGEST).as_millis();
+        self.0.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl Route {
@@ -44,7 +69,7 @@ impl Route {
         let host = self.base_url.authority();
         let error = match failure {
             Failure::Late => {
-                let timeout = humantime::format_duration(self.timeout);
+                let timeout = humantime::format_duration(self.timeout.get());
                 return format!(
                     "no complete answer from {host} within {timeout}; check the network, or raise api.timeout"
                 );

@@ -265,6 +265,15 @@ async fn without_a_session_path_no_state_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_absurd_timeout_is_harmless() {
+    let server = Server::answering(answer(200, &[], r#"{"state":"ONGOING"}"#)).await;
+    let mut settings = settings(&server.base_url());
+    settings.timeout = Duration::MAX;
+    settings.connect_timeout = Duration::MAX;
+    assert_eq!(client(settings).session_state(id()).await, Observation::Ongoing);
+}
+
+#[tokio::test]
 async fn the_servers_clock_is_compared_with_ours() {
     let date = [("date", "Mon, 23 Nov 2026 09:15:30 GMT")];
     let server = Server::answering(answer(401, &date, "")).await;

@@ -205,6 +205,8 @@ fn describe(kind: Option<EventKind>, told: &Told) -> String {
         EventKind::ResourceAdded
         | EventKind::ResourceRemoved
         | EventKind::SessionPollFailing
-        | EventKind::SessionPollRecovered => kind.as_str().to_owned(),
+        | EventKind::SessionPollRecovered
+        | EventKind::ApiUnavailable
+        | EventKind::ApiAvailable => kind.as_str().to_owned(),
     }
 }

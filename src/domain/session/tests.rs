@@ -16,6 +16,7 @@ struct Life {
     session: Session,
     events: Vec<Event>,
     now: Timestamp,
+    outage: bool,
     policy: Policy,
     rng: StdRng,
 }
@@ -31,7 +32,7 @@ impl Life {
             Entry { session_id, labels: Labels::default(), expires_at: None, interval: None };
         change(&mut entry);
         let Transition { session, events, .. } = Session::track(entry, 0, START, &policy);
-        Self { session, events, now: START, policy, rng: StdRng::seed_from_u64(1) }
+        Self { session, events, now: START, outage: false, policy, rng: StdRng::seed_from_u64(1) }
     }
 
     fn wait(&mut self, time: Duration) -> &mut Self {
@@ -47,7 +48,8 @@ impl Life {
     }
 
     fn sees(&mut self, observation: Observation, state: Option<Observation>) -> Vec<EventKind> {
-        let exchange = Exchange { sent: self.now.minus(SECOND / 10), arrived: self.now };
+        let exchange =
+            Exchange { sent: self.now.minus(SECOND / 10), arrived: self.now, outage: self.outage };
         let transition =
             self.session.observe(observation, state, exchange, &self.policy, &mut self.rng);
         self.take(transition)
@@ -117,7 +119,7 @@ fn an_answer_that_changes_nothing_is_steady_and_one_that_does_is_not() {
     let mut life = Life::tracked();
     life.answer(&["REQUIRED"]);
     life.wait(MINUTE);
-    let exchange = Exchange { sent: life.now, arrived: life.now };
+    let exchange = Exchange { sent: life.now, arrived: life.now, outage: false };
     let ttl = Some(9 * DAY + 23 * 60 * MINUTE + 59 * MINUTE);
     let mut observe = |ttl, states: &[&str]| {
         life.session.observe(
@@ -331,6 +333,32 @@ fn being_refused_or_slowed_down_is_no_fault_of_the_session() {
         let limited = Observation::RateLimited { problem, retry_after: Some(7 * SECOND) };
         assert_eq!(life.sees(limited, None), []);
         assert!(life.next_poll() >= 7 * SECOND);
+    }
+}
+
+#[test]
+fn in_an_outage_no_session_is_to_blame() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    life.outage = true;
+    for _ in 0..50 {
+        assert_eq!(life.sees(unreachable(), None), []);
+    }
+}
+
+#[test]
+fn a_step_of_the_wall_clock_moves_what_was_measured_and_not_what_was_said() {
+    let said = START.plus(5 * DAY);
+    let mut life = Life::with(Policy::default(), |entry| entry.expires_at = Some(said));
+    life.answer(&["REQUIRED"]);
+    life.wait(MINUTE).answer(&["IN_PROGRESS"]);
+    let hour = 60 * MINUTE;
+    for now in [life.now.plus(hour), life.now.minus(hour)] {
+        let stepped = life.session.stepped(Step::between(life.now, now));
+        assert_eq!(stepped.schedule.poll_at.distance(now), life.next_poll());
+        assert!(stepped.is_active(now));
+        assert_eq!(stepped.life.deadline.since(now), life.session.life.deadline.since(life.now));
+        assert_eq!(stepped.expires_at(), said);
     }
 }
 

@@ -65,7 +65,7 @@ fn unusable_directory(path: &Path, file: &Path, error: &std::io::Error) -> Store
         )
     } else {
         format!(
-            "{} can't be written: {error}; make {directory} (of store.path) a directory that the user ibvwatch runs as can write to",
+            "{} can't be written: {error}; store.path names a file in a directory, {directory}, and the user that ibvwatch runs as must be able to write to both",
             file.display()
         )
     })

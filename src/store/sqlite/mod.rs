@@ -2,7 +2,7 @@
 //!
 //! SQLite, because a decision must be one atomic, durable commit, and an operator must be able to
 //! back it up, look into it and move it with tools that exist. One thread writes
-//! ([`writer`]); events are read over a connection of their own, which WAL lets run beside it.
+//! (`writer`); events are read over a connection of their own, which WAL lets run beside it.
 //! A [`Reader`] opens the same file for the commands that only look.
 
 mod file;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 pub use self::reader::{EventFilter, Reader};
 use self::writer::Writer;
 use super::journal::{Journal, Receipt, Write};
-use super::ledger::Ledger;
+use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
 use super::{Context, StoreError};
 use crate::domain::{Record, SessionId};
@@ -53,7 +53,7 @@ impl SqliteStore {
             let unsaved = session.schedule().poll_at != poll_at;
             registry.load(session, unsaved, &policy);
         }
-        let cursors = reader.cursors()?;
+        let kept = Kept { cursors: reader.cursors()?, unavailable: reader.unavailable()? };
         let writer = Writer {
             connection,
             path: path.to_owned(),
@@ -66,7 +66,7 @@ impl SqliteStore {
             writer: writer.start()?,
             reader: Arc::new(Mutex::new(reader)),
         };
-        Ok(Self::with_journal(context, registry, cursors, journal))
+        Ok(Self::with_journal(context, registry, kept, journal))
     }
 }
 

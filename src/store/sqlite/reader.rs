@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::file;
 use super::rows::{self, signed, unsigned};
-use crate::domain::{Record, Session, SessionId, Timestamp};
+use crate::domain::{Cause, Record, Session, SessionId, Timestamp};
 use crate::store::StoreError;
 use crate::store::journal::fingerprint;
 
@@ -89,6 +89,10 @@ impl Reader {
     pub(super) fn cursors(&self) -> Result<HashMap<String, u64>, StoreError> {
         let mut select = self.prepare("SELECT name, cursor FROM sink")?;
         self.collect(select.query_map([], |row| Ok((row.get(0)?, unsigned(row, 1)?))))
+    }
+
+    pub(super) fn unavailable(&self) -> Result<Option<(Cause, Timestamp)>, StoreError> {
+        self.explained(rows::unavailable(&self.connection))
     }
 
     /// The last `session_sequence` of those of the sessions that have been forgotten.

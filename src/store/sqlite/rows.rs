@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::domain::{Event, Session, Timestamp};
+use crate::domain::{ApiDetail, ApiEvent, Cause, Event, Session, Timestamp};
 use crate::store::journal::{Decision, Write, fingerprint};
 
 /// Writes inside the caller's transaction; returns how many events a purge dropped.
@@ -15,6 +15,7 @@ pub(super) fn apply(
 ) -> rusqlite::Result<u64> {
     match write {
         Write::Decisions(decisions) => decide(transaction, decisions, source).map(|()| 0),
+        Write::Announce(event) => announce(transaction, event, source).map(|()| 0),
         Write::Cursor { sink, up_to } => advance(transaction, sink, *up_to).map(|()| 0),
         Write::Forget(sessions) => forget(transaction, sessions).map(|()| 0),
         Write::Purge { before, up_to } => purge(transaction, *before, *up_to),
@@ -62,6 +63,42 @@ fn append(transaction: &Connection, event: &Event, source: &str) -> rusqlite::Re
         json(event)?,
     ])?;
     Ok(())
+}
+
+fn announce(transaction: &Connection, event: &ApiEvent, source: &str) -> rusqlite::Result<()> {
+    let (cause, since) = match &event.detail {
+        ApiDetail::Unavailable { .. } => (Some(json(&event.cause)?), Some(event.time.as_millis())),
+        ApiDetail::Available { .. } => (None, None),
+    };
+    let mut count = transaction.prepare_cached(
+        "UPDATE api SET announced = announced + 1, cause = ?1, since = ?2 RETURNING announced",
+    )?;
+    let n = count.query_row(params![cause, since], |row| unsigned(row, 0))?;
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO event (session, session_sequence, type, time, source, data)
+         VALUES (NULL, ?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let kind = event.kind().as_str();
+    insert.execute(params![signed(n), kind, event.time.as_millis(), source, json(event)?])?;
+    Ok(())
+}
+
+/// Why the API was unavailable, and since when, if that was the last thing announced.
+pub(super) fn unavailable(connection: &Connection) -> rusqlite::Result<Option<(Cause, Timestamp)>> {
+    let select = "SELECT cause, since FROM api WHERE cause IS NOT NULL";
+    let row = connection.query_row(select, [], |row| {
+        let cause: String = row.get(0)?;
+        let failed = |error| {
+            rusqlite::Error::FromSqlConversionFailure(
+                0,
+                rusqlite::types::Type::Text,
+                Box::new(error),
+            )
+        };
+        let cause = serde_json::from_str(&cause).map_err(failed)?;
+        Ok((cause, Timestamp::from_millis(row.get(1)?)))
+    });
+    row.optional()
 }
 
 fn save(transaction: &Connection, session: &Session) -> rusqlite::Result<()> {

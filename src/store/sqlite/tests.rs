@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{EventFilter, Reader, SqliteStore};
-use crate::domain::{EndReason, Entry, Labels, Session};
+use crate::domain::{EndReason, Entry, Labels, Observation, Session};
 use crate::store::conformance::{
     OnDisk, World, answer, entry, id, ids, kinds, lines, patiently, poll_once,
 };
@@ -95,15 +96,15 @@ async fn a_redelivery_after_a_restart_is_the_same_to_the_byte() {
 async fn an_ended_session_stays_ended_across_a_restart_and_counts_on_afterwards() {
     let w = Disk::new();
     w.track(&[1]).await;
-    w.poll(crate::domain::Observation::Completed).await;
+    w.poll(Observation::Completed).await;
     let w = w.reopened();
     w.track(&[1]).await;
     assert_eq!(w.ended(1).await, Some(EndReason::Completed));
     assert!(w.due().await.is_none());
     w.untrack(1).await;
-    w.clock.advance(std::time::Duration::from_secs(31 * 86_400));
+    w.clock.advance(Duration::from_secs(31 * 86_400));
     w.store.ack_events("sink", 3).await.unwrap();
-    w.store.purge(std::time::Duration::from_secs(30 * 86_400), &["sink"]).await.unwrap();
+    w.store.purge(Duration::from_secs(30 * 86_400), &["sink"]).await.unwrap();
     let w = w.reopened();
     assert!(w.store.sessions().await.unwrap().is_empty());
     w.track(&[1]).await;
@@ -117,8 +118,8 @@ async fn a_forgotten_session_leaves_no_id_behind() {
     w.track(&[1]).await;
     w.untrack(1).await;
     w.store.ack_events("sink", 2).await.unwrap();
-    w.clock.advance(std::time::Duration::from_secs(31 * 86_400));
-    w.store.purge(std::time::Duration::from_secs(30 * 86_400), &["sink"]).await.unwrap();
+    w.clock.advance(Duration::from_secs(31 * 86_400));
+    w.store.purge(Duration::from_secs(30 * 86_400), &["sink"]).await.unwrap();
     let counts = w.reader().connection().query_row(
         "SELECT (SELECT count(*) FROM session), (SELECT count(*) FROM event),
                 (SELECT count(*) FROM forgotten WHERE session_hash != ?1)",
@@ -140,11 +141,11 @@ async fn a_steady_poll_writes_nothing() {
     };
     let before = version();
     for _ in 0..10 {
-        w.clock.advance(std::time::Duration::from_secs(300));
+        w.clock.advance(Duration::from_secs(300));
         w.poll(answer("REQUIRED")).await;
     }
     assert_eq!(version(), before);
-    w.clock.advance(std::time::Duration::from_secs(300));
+    w.clock.advance(Duration::from_secs(300));
     w.poll(answer("COMPLETE")).await;
     assert_ne!(version(), before);
 }
@@ -154,7 +155,7 @@ async fn a_checkpoint_keeps_the_schedule_across_a_restart() {
     let w = Disk::new();
     w.track(&[1]).await;
     w.poll(answer("REQUIRED")).await;
-    w.clock.advance(std::time::Duration::from_secs(300));
+    w.clock.advance(Duration::from_secs(300));
     w.poll(answer("REQUIRED")).await;
     let before = w.store.sessions().await.unwrap();
     assert_ne!(w.reader().sessions().unwrap(), before);

@@ -149,7 +149,9 @@ impl Writer {
         let path = self.path.display().to_string();
         let mut reported = None;
         loop {
-            let error = match self.transact(group, control) {
+            #[cfg(test)]
+            control.limit(&self.connection);
+            let error = match self.transact(group) {
                 Ok(done) => {
                     if reported.is_some() {
                         tracing::info!("{path} (store.path) can be written again");
@@ -179,14 +181,7 @@ impl Writer {
         }
     }
 
-    fn transact(
-        &mut self,
-        group: &[Command],
-        #[cfg_attr(not(test), expect(unused, reason = "read by a test's limit alone"))]
-        control: &Control,
-    ) -> rusqlite::Result<(Vec<u64>, u64)> {
-        #[cfg(test)]
-        self.limit(control)?;
+    fn transact(&mut self, group: &[Command]) -> rusqlite::Result<(Vec<u64>, u64)> {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let apply = |command: &Command| rows::apply(&transaction, &command.write, &self.source);
@@ -203,15 +198,16 @@ impl Writer {
             grown
         });
     }
+}
 
-    #[cfg(test)]
-    fn limit(&self, control: &Control) -> rusqlite::Result<()> {
-        let pages = match control.max_pages.load(Ordering::SeqCst) {
+#[cfg(test)]
+impl Control {
+    fn limit(&self, connection: &Connection) {
+        let pages = match self.max_pages.load(Ordering::SeqCst) {
             0 => u32::MAX - 1,
             pages => pages,
         };
-        let set = format!("PRAGMA max_page_count = {pages}");
-        self.connection.query_row(&set, [], |_| Ok(()))
+        connection.pragma_update(None, "max_page_count", pages).unwrap();
     }
 }
 

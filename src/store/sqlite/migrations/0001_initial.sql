@@ -33,3 +33,12 @@ CREATE TABLE forgotten (
     session_hash BLOB PRIMARY KEY NOT NULL,
     last_sequence INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- One row: how many events of the API there were, and why it is unavailable, if it is.
+CREATE TABLE api (
+    announced INTEGER NOT NULL,
+    cause TEXT,
+    -- Milliseconds since the Unix epoch.
+    since INTEGER
+) STRICT;
+INSERT INTO api (announced) VALUES (0);
