@@ -21,6 +21,7 @@ use crate::directory;
 use crate::domain::Policy;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
+use crate::refresh;
 use crate::sinks::{DispatchError, Stdout, dispatch};
 use crate::store::{Context, SqliteStore, Store, StoreError};
 use crate::yoti;
@@ -134,10 +135,35 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         api = config.api.base_url.authority(),
         "ibvwatch is running"
     );
+    let refresh = refresh_on_request(&config.store.path, &store);
     let mut daemon =
         Daemon { config, clock, api, store, policy, bucket, max_in_flight, time, poller, sinks };
     let ending = daemon.tend(control).await;
+    if let Some(refresh) = refresh {
+        refresh.abort();
+    }
     daemon.stop(&stop_polls, &flush, ending).await
+}
+
+/// Without it, commands show poll times that are old, which is no reason not to run.
+fn refresh_on_request(
+    database: &Path,
+    store: &Arc<SqliteStore>,
+) -> Option<JoinHandle<std::io::Result<()>>> {
+    let listener = refresh::listen(database)
+        .inspect_err(|error| {
+            warn!(
+                "{} can't be made, so `ibvwatch sessions` will show poll times as last written: {error}",
+                refresh::socket_path(database).display()
+            );
+        })
+        .ok()?;
+    let store = Arc::clone(store);
+    let write_down = move || {
+        let store = Arc::clone(&store);
+        async move { store.checkpoint().await }
+    };
+    Some(tokio::spawn(refresh::serve(listener, write_down)))
 }
 
 async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppError> {

@@ -16,11 +16,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("config", &["clock", "directory", "domain", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
+    ("refresh", &[]),
     (
         "app",
-        &["clock", "config", "directory", "domain", "limiter", "poller", "sinks", "store", "yoti"],
+        &[
+            "clock",
+            "config",
+            "directory",
+            "domain",
+            "limiter",
+            "poller",
+            "refresh",
+            "sinks",
+            "store",
+            "yoti",
+        ],
     ),
-    ("cli", &["app", "clock", "config", "directory", "domain", "sim", "store", "yoti"]),
+    ("cli", &["app", "clock", "config", "directory", "domain", "refresh", "sim", "store", "yoti"]),
 ];
 
 /// IO, clocks, randomness of its own, and the runtime.

@@ -8,6 +8,7 @@ use super::view::SessionView;
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Phase, Progress, Session, Timestamp};
+use crate::refresh::{self, Refreshed};
 use crate::store::sqlite::Reader;
 
 #[derive(Debug, Args)]
@@ -47,6 +48,7 @@ impl PhaseName {
 impl Sessions {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
+        let refreshed = refresh::ask(&config.store.path);
         let reader = Reader::open(&config.store.path)?;
         let now = SystemClock.now().wall;
         let mut sessions = reader.sessions()?;
@@ -74,10 +76,12 @@ impl Sessions {
         if sessions.is_empty() {
             writeln!(out, "No sessions. Track one: ibvwatch track ID")?;
         } else {
-            writeln!(
-                out,
-                "{DIM}A poll that finds no change is not written down; poll times are as last written.{DIM:#}"
-            )?;
+            let note = match refreshed {
+                Refreshed::Yes => return Ok(SUCCESS),
+                Refreshed::NobodyThere => "The daemon is not running; this is how it left things.",
+                Refreshed::NotInTime => "The daemon is busy; poll times are as last written.",
+            };
+            writeln!(out, "{DIM}{note}{DIM:#}")?;
         }
         Ok(SUCCESS)
     }

@@ -11,6 +11,7 @@ use super::view::SessionView;
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Record, Session, SessionId, Timestamp};
+use crate::refresh;
 use crate::store::sqlite::{EventFilter, Reader};
 
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ const PAGE: usize = 1_000;
 impl Show {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
+        // An old schedule is better than none.
+        let _ = refresh::ask(&config.store.path);
         let reader = Reader::open(&config.store.path)?;
         let Some(session) = reader.session(self.id)? else {
             return Err(Failure::failed(format!(

@@ -1,0 +1,114 @@
+//! How a command that reads the database gets to see the present.
+//!
+//! A poll that finds nothing new is not written down, so what the database says of due times
+//! and last polls grows old while the daemon runs. Beside the database there is a socket:
+//! whoever connects to it has the daemon write down its schedule, and is let go once that is
+//! done. The command then reads the database, which is the one way there is.
+
+use std::future::Future;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+
+/// Longer than a command waits, the daemon may take; it then reads what is there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The socket that belongs to the database.
+#[must_use]
+pub fn socket_path(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".sock");
+    path.into()
+}
+
+/// Opens the socket, for who may read the database. The caller holds the database's lock, so
+/// one that is there was left behind.
+///
+/// # Errors
+/// The path is too long for a socket (108 bytes on Linux), or can't be written to.
+pub fn listen(database: &Path) -> io::Result<UnixListener> {
+    let path = socket_path(database);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves whoever asks, one after the other, for ever.
+///
+/// # Errors
+/// The socket can't be accepted from any more.
+pub async fn serve<F, E>(
+    listener: UnixListener,
+    mut write_down: impl FnMut() -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    loop {
+        let (asking, _) = listener.accept().await?;
+        if let Err(error) = write_down().await {
+            tracing::warn!("the schedule could not be written down for a command: {error}");
+        }
+        drop(asking);
+    }
+}
+
+/// What came of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refreshed {
+    /// The database is up to date.
+    Yes,
+    /// No daemon runs with this database, or none that may be asked.
+    NobodyThere,
+    /// The daemon did not come round to it.
+    NotInTime,
+}
+
+/// Has the daemon write down its schedule, and waits for it.
+#[must_use]
+pub fn ask(database: &Path) -> Refreshed {
+    let Ok(mut daemon) = UnixStream::connect(socket_path(database)) else {
+        return Refreshed::NobodyThere;
+    };
+    let answered =
+        daemon.set_read_timeout(Some(PATIENCE)).and_then(|()| daemon.read(&mut [0])).is_ok();
+    if answered { Refreshed::Yes } else { Refreshed::NotInTime }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_is_let_go_once_it_is_written_down() {
+        let home = tempfile::tempdir().unwrap();
+        let database = home.path().join("ibvwatch.db");
+        assert_eq!(ask(&database), Refreshed::NobodyThere);
+        for _ in 0..2 {
+            // The second time there is a socket left behind.
+            let listener = listen(&database).unwrap();
+            let (written, mut count) = tokio::sync::watch::channel(0);
+            let serving = tokio::spawn(serve(listener, move || {
+                written.send_modify(|count| *count += 1);
+                std::future::ready(Ok::<(), Infallible>(()))
+            }));
+            let asked = database.clone();
+            let refreshed = tokio::task::spawn_blocking(move || ask(&asked)).await.unwrap();
+            assert_eq!(refreshed, Refreshed::Yes);
+            assert_eq!(*count.borrow_and_update(), 1);
+            serving.abort();
+            assert!(serving.await.unwrap_err().is_cancelled());
+        }
+    }
+}
