@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::domain::{
     ApiDetail, ApiEvent, Breaker, Detail, Exchange, Gate, Observation, Pace, Policy, ProblemKind,
-    ResourceState, SessionId, Transition, Turn,
+    ResourceState, Session, Transition, Turn,
 };
 use crate::limiter::Bucket;
 use crate::store::{Lease, Store, StoreError};
@@ -171,7 +171,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         } else {
             None
         };
-        self.diary.answered(id, &observation, state.as_ref());
+        self.diary.answered(&lease.session, &observation, state.as_ref());
         let (turn, transition) = {
             let (mut health, mut rng) = (self.health(), lock(&self.rng));
             let last_word = state.as_ref().unwrap_or(&observation);
@@ -248,31 +248,44 @@ struct Diary {
 struct Noted {
     /// Values outside the known states that have been warned of.
     states: HashSet<Box<str>>,
-    /// Which kinds of trouble the log has been told of since the last good answer, and how
-    /// many answers were of such a kind.
+    /// Which kinds of trouble with the API the log has been told of since the last good answer,
+    /// and how many answers were of such a kind.
     troubles: HashSet<ProblemKind>,
     failures: u64,
+}
+
+impl Noted {
+    fn clear(&mut self) {
+        if !self.troubles.is_empty() {
+            info!(failures = self.failures, "polls succeed again");
+        }
+        self.troubles.clear();
+        self.failures = 0;
+    }
 }
 
 impl Diary {
     /// A hostile API could invent states for ever; after this many the warnings stop.
     const STATES_NOTED: usize = 1_000;
 
-    fn answered(&self, id: SessionId, observation: &Observation, state: Option<&Observation>) {
+    fn answered(&self, session: &Session, observation: &Observation, state: Option<&Observation>) {
+        let id = session.id();
         let mut noted = lock(&self.noted);
         match state.unwrap_or(observation).problem() {
-            None => {
-                if !noted.troubles.is_empty() {
-                    info!(failures = noted.failures, "the API answers again");
+            None => noted.clear(),
+            Some(problem) if problem.kind.concerns_session() => {
+                let known = session.schedule().last_problem.as_ref();
+                if known.is_none_or(|known| known.kind != problem.kind) {
+                    warn!(session = %id, kind = problem.kind.as_str(), "{problem}");
+                } else {
+                    debug!(session = %id, kind = problem.kind.as_str(), "{problem}");
                 }
-                noted.troubles.clear();
-                noted.failures = 0;
             }
             Some(problem) => {
                 noted.failures += 1;
                 if noted.troubles.insert(problem.kind) {
                     warn!(session = %id, kind = problem.kind.as_str(),
-                        "a poll failed, further failures of this kind are logged at debug: {problem}");
+                        "a poll failed; more failures of this kind are logged at debug: {problem}");
                 } else {
                     debug!(session = %id, kind = problem.kind.as_str(), "a poll failed: {problem}");
                 }

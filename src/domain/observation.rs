@@ -70,6 +70,19 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
+    /// Whether such a problem is about one session, and not about the API or the way to it.
+    #[must_use]
+    pub const fn concerns_session(self) -> bool {
+        match self {
+            Self::NotReady | Self::NotFound | Self::Malformed => true,
+            Self::Unauthorized
+            | Self::ClockSkew
+            | Self::RateLimited
+            | Self::ServerError
+            | Self::Unreachable => false,
+        }
+    }
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
