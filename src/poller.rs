@@ -334,3 +334,6 @@ impl Diary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
