@@ -20,7 +20,7 @@ use self::cast::Cast;
 use self::daemon::{Daemon, SDK_ID, Setting};
 use self::stage::Stage;
 use super::failure::SUCCESS;
-use super::{Failure, runtime};
+use super::{Failure, runtime, told_to_stop};
 use crate::directory;
 use crate::sim::{PublicKey, Settings, Simulator};
 
@@ -95,7 +95,7 @@ async fn follow(daemon: &mut Daemon, stage: &mut Stage, until: Instant) -> Resul
         let line = tokio::select! {
             line = daemon.line() => line?,
             () = sleep_until(until) => return Ok(Pause::Time),
-            _ = tokio::signal::ctrl_c() => return Ok(Pause::Interrupted),
+            told = told_to_stop() => return told.map(|()| Pause::Interrupted),
         };
         let Some(line) = line else {
             return Err(Failure::failed("the daemon ended by itself; what it said is above"));

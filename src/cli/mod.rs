@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use failure::Failure;
 
@@ -104,6 +105,20 @@ pub fn execute(arguments: Arguments) -> Result<i32, Failure> {
         Command::Demo(command) => command.execute(),
         Command::Simulate(command) => command.execute(),
     }
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn told_to_stop() -> Result<(), Failure> {
+    let on = |kind| {
+        signal(kind).map_err(|error| Failure::failed(format!("signals can't be taken: {error}")))
+    };
+    let (mut interrupt, mut terminate) =
+        (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 /// A runtime for the commands that need one.

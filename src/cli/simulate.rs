@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::SUCCESS;
-use super::{Failure, runtime};
+use super::{Failure, runtime, told_to_stop};
 use crate::sim::{PublicKey, Settings, Simulator};
 
 #[derive(Debug, Args)]
@@ -67,9 +67,7 @@ impl Simulate {
                 }
                 out.flush()?;
             }
-            tokio::signal::ctrl_c()
-                .await
-                .map_err(|error| Failure::failed(format!("signals can't be taken: {error}")))?;
+            told_to_stop().await?;
             simulator.stop().await;
             Ok(SUCCESS)
         })
