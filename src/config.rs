@@ -330,7 +330,8 @@ fn policy(sources: &mut Sources) -> Policy {
         sources
             .problem("poll.backoff_max", "is less than poll.backoff_initial; write a longer one");
     }
-    if policy.active_interval > policy.interval {
+    // A default that is longer than a short interval is no mistake of anybody's.
+    if sources.is_written("poll.active_interval") && policy.active_interval > policy.interval {
         sources.problem(
             "poll.active_interval",
             "is longer than poll.interval; an active session is polled more often, not less",
@@ -447,3 +448,6 @@ fn integer(sources: &mut Sources, key: &'static str, default: u32, least: u32) -
     };
     sources.take(key, parse).unwrap_or(default)
 }
+
+#[cfg(test)]
+mod tests;

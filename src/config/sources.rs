@@ -129,6 +129,10 @@ impl Sources {
         self.take(key, |value| value.into_bool().map_err(|_| "write true or false".to_owned()))
     }
 
+    pub(super) fn is_written(&self, key: &str) -> bool {
+        self.places.contains_key(key)
+    }
+
     /// Notes what is wrong with a key, at the place where it is written.
     pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         let place = self.places.get(key).cloned();
