@@ -263,7 +263,6 @@ impl Daemon {
             ("store", new.store != old.store),
             ("events", new.events.source != old.events.source),
             ("sinks", new.events.stdout != old.events.stdout),
-            ("log.format", new.log.format != old.log.format),
         ];
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
             warn!(key, "changed, but takes effect only after a restart");

@@ -2,41 +2,52 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use super::Failure;
 use crate::config::{Log, LogFormat};
 
-/// Changes the filter of a running process.
-#[derive(Debug, Clone)]
-pub(super) struct LogFilter(reload::Handle<EnvFilter, Registry>);
+type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+
+/// Changes what a running process logs, and how.
+#[derive(Clone)]
+pub(super) struct Logging {
+    filter: reload::Handle<EnvFilter, Registry>,
+    lines: reload::Handle<Lines, Filtered>,
+}
 
 /// Starts logging as configured.
-pub(super) fn start(log: &Log) -> Result<LogFilter, Failure> {
-    let (filter, handle) = reload::Layer::new(filter(log)?);
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = match log.format {
-        LogFormat::Text => {
-            fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false).boxed()
-        }
-        LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
-    };
+pub(super) fn start(log: &Log) -> Result<Logging, Failure> {
+    let (filter, filter_handle) = reload::Layer::new(filter(log)?);
+    let (lines, lines_handle) = reload::Layer::new(lines(log.format));
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
         .try_init()
         .map_err(|error| Failure::failed(format!("logging could not be started: {error}")))?;
-    Ok(LogFilter(handle))
+    Ok(Logging { filter: filter_handle, lines: lines_handle })
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, Failure> {
     log.level.parse().map_err(|error| Failure::unusable(format!("log.level: {error}")))
 }
 
-impl LogFilter {
+fn lines(format: LogFormat) -> Lines {
+    match format {
+        LogFormat::Text => {
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false).boxed()
+        }
+        LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
+    }
+}
+
+impl Logging {
     pub(super) fn change(&self, log: &Log) -> Result<(), Failure> {
-        self.0.reload(filter(log)?).map_err(Failure::failed)
+        self.filter.reload(filter(log)?).map_err(Failure::failed)?;
+        self.lines.reload(lines(log.format)).map_err(Failure::failed)
     }
 }

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::failure::SUCCESS;
-use super::logging::{self, LogFilter};
+use super::logging::{self, Logging};
 use super::{ConfigFiles, Failure, runtime};
 use crate::app::{self, Control};
 use crate::config::Config;
@@ -22,12 +22,12 @@ const INTERRUPTED: i32 = 130;
 impl Run {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.complete()?;
-        let filter = logging::start(&config.log)?;
+        let logging = logging::start(&config.log)?;
         let runtime = runtime()?;
         let ended = runtime.block_on(async {
             let stop = CancellationToken::new();
             let (reloads, reload) = mpsc::channel(1);
-            let signals = Signals { files: self.config, filter, reloads, stop: stop.clone() };
+            let signals = Signals { files: self.config, logging, reloads, stop: stop.clone() };
             signals.listen()?;
             Ok(app::run(config, Control { stop, reload }).await?)
         });
@@ -39,7 +39,7 @@ impl Run {
 
 struct Signals {
     files: ConfigFiles,
-    filter: LogFilter,
+    logging: Logging,
     reloads: mpsc::Sender<Config>,
     stop: CancellationToken,
 }
@@ -80,8 +80,8 @@ impl Signals {
     async fn reload(&self) {
         match self.files.load().map(|loaded| loaded.complete().map_err(Failure::from)) {
             Ok(Ok(config)) => {
-                if let Err(failure) = self.filter.change(&config.log) {
-                    error!(?failure, "log.level could not be changed");
+                if let Err(failure) = self.logging.change(&config.log) {
+                    error!("logging could not be changed: {failure}");
                 }
                 // The receiver goes only when the daemon stops, and then there is nothing to do.
                 let _ = self.reloads.send(config).await;
