@@ -159,10 +159,10 @@ impl Sources {
 
 /// The candidate that a mistyped word most likely meant.
 fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    const ALIKE: f64 = 0.75;
+    const ALIKE: f64 = 0.6;
     candidates
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate))
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(word, candidate), *candidate))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
