@@ -17,8 +17,8 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::domain::{
-    ApiDetail, ApiEvent, Breaker, Detail, Exchange, Gate, Observation, Pace, Policy, ProblemKind,
-    ResourceState, Session, Transition, Turn,
+    Admission, Admitted, Answer, ApiDetail, ApiEvent, Detail, Gate, Observation, Policy,
+    ProblemKind, ResourceState, Session, Transition, Turn,
 };
 use crate::limiter::Bucket;
 use crate::store::{Lease, Store, StoreError};
@@ -30,7 +30,7 @@ pub struct Poller<S, A> {
     api: Arc<A>,
     clock: Arc<dyn Clock>,
     settings: Settings,
-    health: Mutex<Health>,
+    admission: Mutex<Admission>,
     rng: Mutex<StdRng>,
     diary: Diary,
 }
@@ -42,13 +42,6 @@ pub struct Settings {
     /// The request budget.
     pub bucket: watch::Receiver<Arc<Bucket>>,
     pub max_in_flight: watch::Receiver<usize>,
-}
-
-/// What the answers say of the API as a whole, and the polls of the load.
-#[derive(Debug)]
-struct Health {
-    breaker: Breaker,
-    pace: Pace,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +63,13 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         settings: Settings,
         seed: u64,
     ) -> Self {
-        let breaker = Breaker::resume(store.unavailable());
+        let admission = Mutex::new(Admission::resume(store.unavailable()));
         Self {
             store,
             api,
             clock,
             settings,
-            health: Mutex::new(Health { breaker, pace: Pace::default() }),
+            admission,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             diary: Diary::default(),
         }
@@ -111,7 +104,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                 }
                 continue;
             }
-            let gate = this.health().breaker.gate(this.clock.now());
+            let gate = this.admission().gate(this.clock.now());
             if let Gate::Closed(wait) = gate {
                 tokio::select! {
                     () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)) => {}
@@ -126,37 +119,33 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                     continue;
                 }
             };
-            let Some(lease) = this.with_token(lease).await? else { continue };
-            under_way.spawn(Arc::clone(this).poll(lease));
+            if let Err(wait) = this.bucket().try_take() {
+                // By then somebody else may be more urgent, or be asking for a token as well.
+                this.store.release(lease);
+                Bucket::wait(wait).await;
+            } else if this.admit(&lease) {
+                under_way.spawn(Arc::clone(this).poll(lease));
+            } else {
+                this.store.release(lease);
+            }
         }
     }
 
-    /// Takes a token for the poll. Where that takes time, who is polled is decided anew at the
-    /// end of it; `None` if by then nobody is to be.
-    async fn with_token(&self, mut lease: Lease) -> Result<Option<Lease>, PollerError> {
-        let bucket = self.bucket();
-        if bucket.try_take().is_err() {
-            bucket.take().await;
-            self.store.release(lease);
-            lease = self.store.next_due().await?;
-        }
+    fn admit(&self, lease: &Lease) -> bool {
         let now = self.clock.now();
-        let policy = self.policy();
-        let cadence = lease.session.cadence(now.wall, &policy);
-        let mut health = self.health();
-        if matches!(health.breaker.gate(now), Gate::Closed(_)) {
-            self.store.release(lease);
-            return Ok(None);
+        let cadence = lease.session.cadence(now.wall, &self.policy());
+        match self.admission().admit(&lease.session, lease.due_at, cadence, now) {
+            Admitted::No => false,
+            Admitted::Yes { stretched: None } => true,
+            Admitted::Yes { stretched: Some(stretch) } => {
+                warn!(
+                    "more polls are due than poll.rate_limit and poll.max_in_flight allow: they \
+                     come {stretch:.1} times as far apart as configured; raise the limits or \
+                     lengthen poll.interval (ibvwatch plan says more)"
+                );
+                true
+            }
         }
-        health.breaker.polling(lease.session.id());
-        if let Some(stretch) = health.pace.polling(lease.due_at, cadence, now) {
-            warn!(
-                "more polls are due than poll.rate_limit and poll.max_in_flight allow: they come \
-                 {stretch:.1} times as far apart as configured; raise the limits or lengthen \
-                 poll.interval (ibvwatch plan says more)"
-            );
-        }
-        Ok(Some(lease))
     }
 
     async fn poll(self: Arc<Self>, lease: Lease) -> Result<(), PollerError> {
@@ -173,13 +162,10 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         };
         self.diary.answered(&lease.session, &observation, state.as_ref());
         let (turn, transition) = {
-            let (mut health, mut rng) = (self.health(), lock(&self.rng));
-            let last_word = state.as_ref().unwrap_or(&observation);
+            let (mut admission, mut rng) = (self.admission(), lock(&self.rng));
+            let answer = Answer { observation, state, sent, arrived };
             let (live, now) = (self.store.live(), self.clock.now());
-            let turn = health.breaker.answered(id, last_word, live, now, &policy, &mut *rng);
-            let outage = health.breaker.cause().is_some();
-            let exchange = Exchange { sent, arrived, outage };
-            (turn, lease.session.observe(observation, state, exchange, &policy, &mut *rng))
+            admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)
         };
         Diary::decided(&transition);
         match self.store.commit(lease, transition).await {
@@ -222,8 +208,8 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         Arc::clone(&self.settings.bucket.borrow())
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
-        lock(&self.health)
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        lock(&self.admission)
     }
 }
 

@@ -241,9 +241,20 @@ impl Session {
         let mut noted = None;
         let verdict = match observation {
             Observation::Configuration(snapshot) => {
-                step.recovered();
+                let word = match state {
+                    // What has a configuration is there, whatever the session endpoint knows.
+                    Some(Observation::NotFound(problem)) => {
+                        noted = Some(problem);
+                        Observation::Ongoing
+                    }
+                    word => word.unwrap_or(Observation::Ongoing),
+                };
+                // A poll that gets half of its answers has failed, or its backoff would not grow.
+                if !word.is_failure() {
+                    step.recovered();
+                }
                 step.configuration(snapshot, exchange.sent.min(now), policy);
-                step.state(state.unwrap_or(Observation::Ongoing), policy)
+                step.state(word, policy)
             }
             // The session endpoint's word decides; without it, the configuration's stands.
             other @ (Observation::NotReady(_)
@@ -296,6 +307,7 @@ impl Session {
             self.schedule.poll_at = now.plus(up_to(within, rng));
         }
         self.schedule.urgency = self.urgency(now);
+        self.retry_final_poll(now, policy, rng);
         self.keep_final_poll(now, policy);
     }
 
@@ -312,9 +324,9 @@ impl Session {
 
     /// The same session by a wall clock that has been stepped. What was measured moves with the
     /// clock, or an hour's step would make everything overdue; what a session file says is
-    /// said of the true time and stays.
+    /// said of the true time and stays. `now` is the present by the clock as it is set now.
     #[must_use]
-    pub fn stepped(&self, step: Step) -> Self {
+    pub fn stepped(&self, step: Step, now: Timestamp, policy: &Policy) -> Self {
         let mut session = self.clone();
         if session.life.ended.is_some() {
             return session;
@@ -326,6 +338,7 @@ impl Session {
         for time in times.chain(optional.into_iter().flatten()) {
             *time = step.of(*time);
         }
+        session.keep_final_poll(now, policy);
         session
     }
 
@@ -437,14 +450,17 @@ impl Session {
     ) {
         self.schedule.poll_at = now.plus(delay);
         self.schedule.urgency = self.urgency(now);
-        let last_chance = now >= self.final_poll_at(policy) && self.schedule.failures > 0;
-        if last_chance {
-            // The final poll has failed: what is left of the time is for trying again.
+        self.retry_final_poll(now, policy, rng);
+        self.keep_final_poll(now, policy);
+    }
+
+    /// Where the final poll has failed, what is left of the time is for trying again.
+    fn retry_final_poll<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
+        if now >= self.final_poll_at(policy) && self.schedule.failures > 0 {
             let soon = now.plus(up_to(policy.final_poll_before_expiry / 4, rng));
             self.schedule.poll_at = self.schedule.poll_at.min(soon);
             self.schedule.urgency = Urgency::Final;
         }
-        self.keep_final_poll(now, policy);
     }
 
     /// Whatever the cadence or the backoff says, the final poll is not passed over.

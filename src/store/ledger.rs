@@ -149,7 +149,7 @@ impl<J: Journal> Ledger<J> {
                 seconds = step.as_seconds(),
                 "the wall clock was set; due times move with it"
             );
-            self.journal.write(place, Write::Decisions(registry.step(step, &policy)))
+            self.journal.write(place, Write::Decisions(registry.step(step, self.now(), &policy)))
         };
         self.changed.notify_waiters();
         receipt.durable().await.map(|_| ())

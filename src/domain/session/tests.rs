@@ -6,6 +6,8 @@ use super::super::event::EventKind;
 use super::super::resource::Listed;
 use super::*;
 
+mod laws;
+
 const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -354,7 +356,7 @@ fn a_step_of_the_wall_clock_moves_what_was_measured_and_not_what_was_said() {
     life.wait(MINUTE).answer(&["IN_PROGRESS"]);
     let hour = 60 * MINUTE;
     for now in [life.now.plus(hour), life.now.minus(hour)] {
-        let stepped = life.session.stepped(Step::between(life.now, now));
+        let stepped = life.session.stepped(Step::between(life.now, now), now, &life.policy);
         assert_eq!(stepped.schedule.poll_at.distance(now), life.next_poll());
         assert!(stepped.is_active(now));
         assert_eq!(stepped.life.deadline.since(now), life.session.life.deadline.since(life.now));
