@@ -108,7 +108,6 @@ async fn a_ttl_that_makes_no_sense_ends_nothing_and_hides_no_change() {
         "9223372036854775807",
         "99999999999999999999999999",
         "1e300",
-        "0.5",
         "\"soon\"",
         "true",
         "[7]",
@@ -133,7 +132,8 @@ async fn a_ttl_that_makes_no_sense_ends_nothing_and_hides_no_change() {
     let mut daemon = Daemon::start(&home);
     for (id, ttl) in &sessions {
         daemon.event(|event| event.is("session.observed", *id)).await;
-        timeout(PATIENCE, home.asked(*id, 3)).await.unwrap();
+        let asked = timeout(PATIENCE, home.asked(*id, 3)).await;
+        assert!(asked.is_ok(), "{ttl}: {:?}\n{}", home.exchanges_of(*id), daemon.log());
         home.serve_body(*id, body(*id, ttl, "IN_PROGRESS")).unwrap();
     }
     for (id, ttl) in &sessions {

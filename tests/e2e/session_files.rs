@@ -124,7 +124,8 @@ async fn a_file_that_comes_back_within_the_grace_was_never_gone() {
 
 #[tokio::test]
 async fn what_has_ended_stays_ended_while_its_file_remains_and_begins_anew_after() {
-    let home = Home::new().await;
+    let mut home = Home::new().await;
+    home.set("log.level", "\"debug\"");
     let (id, other) = (home.track_new(), home.track_new());
     let mut daemon = Daemon::start(&home);
     daemon.event(|event| event.is("session.observed", id)).await;
@@ -136,7 +137,10 @@ async fn what_has_ended_stays_ended_while_its_file_remains_and_begins_anew_after
     for killed in [false, true] {
         let asked = home.session_totals(id).requests;
         let daemon = Daemon::start(&home);
-        asked_again(&home, other).await;
+        let again = home.session_totals(other).requests + 5;
+        if timeout(PATIENCE, home.asked(other, again)).await.is_err() {
+            panic!("{killed}: {:?}\n{}", home.exchanges_of(other), daemon.log());
+        }
         let run = if killed { daemon.kill().await } else { daemon.stop().await };
         assert_eq!(home.session_totals(id).requests, asked);
         assert_eq!(kinds_of(&run.events(), id), Vec::<&str>::new());

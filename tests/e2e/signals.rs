@@ -81,6 +81,27 @@ async fn sighup_takes_over_a_shorter_interval_for_sessions_that_wait_by_the_long
     daemon.stop().await;
 }
 
+/// The client stays as it is until a restart, and can't confirm what it was made without.
+#[tokio::test]
+async fn sighup_with_a_session_path_that_takes_effect_later_makes_no_poll_fail() {
+    let mut home = Home::new().await;
+    home.set("api.session_path", "\"\"");
+    let id = home.track_new();
+    for index in 0..3 {
+        home.set_state(id, index, "COMPLETE").unwrap();
+    }
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.is("session.observed", id)).await;
+    home.unset("api.session_path");
+    daemon.signal(Signal::HUP);
+    daemon.logs("configuration reloaded").await;
+    let asked = home.session_totals(id).requests;
+    timeout(PATIENCE, home.asked(id, asked + 10)).await.unwrap();
+    let run = daemon.stop().await;
+    assert!(!run.stderr.contains("a poll failed"), "{}", run.stderr);
+    assert_eq!(run.events().len(), 2, "{}", run.stderr);
+}
+
 #[tokio::test]
 async fn sighup_takes_over_other_directories_and_another_log_level() {
     let mut home = Home::new().await;
