@@ -51,7 +51,8 @@ async fn the_sessions_are_listed_whether_or_not_the_daemon_runs() {
     daemon.stop().await;
 
     let list = json(&home.run(&["sessions", "--json"]).await.succeeded());
-    let ids: Vec<&str> = list.as_array().unwrap().iter().filter_map(|s| s["session_id"].as_str()).collect();
+    let ids: Vec<&str> =
+        list.as_array().unwrap().iter().filter_map(|s| s["session_id"].as_str()).collect();
     assert_eq!(ids, [id(1), id(2), id(3)].map(|id| id.to_string()));
     assert_eq!(list[1]["phase"], "ended");
     assert_eq!(list[1]["ended"]["reason"], "completed");
@@ -121,8 +122,7 @@ async fn the_log_is_followed_across_the_end_and_the_start_of_the_daemon() {
     let session = home.track_new();
     let mut daemon = Daemon::start(&home);
     daemon.event(|event| event.is("session.observed", session)).await;
-    let mut follow =
-        home.command(&["events", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follow = home.command(&["events", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
     let mut followed = String::new();
     let mut next = async || {
@@ -157,10 +157,10 @@ async fn the_api_is_asked_on_the_spot_and_nothing_is_written() {
     let missing = home.run(&["poll", &id(9).to_string()]).await.refused(1);
     assert!(missing.contains("knows no such session"), "{missing}");
     assert_eq!(fs::read(home.path("ibvwatch.db")).unwrap(), before);
-    let mut files: Vec<_> = fs::read_dir(home.path("")).unwrap().map(|f| f.unwrap().file_name()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(home.path("")).unwrap().map(|f| f.unwrap().file_name()).collect();
     files.sort();
-    let expected =
-        ["config.toml", "ibvwatch.db", "ibvwatch.db.lock", "sessions.d", "yoti.pem"];
+    let expected = ["config.toml", "ibvwatch.db", "ibvwatch.db.lock", "sessions.d", "yoti.pem"];
     assert_eq!(files, expected);
 }
 

@@ -83,7 +83,8 @@ async fn fifty_kills_lose_nothing_and_tell_nothing_in_two_ways() {
 }
 
 #[tokio::test]
-async fn a_change_made_while_the_daemon_was_down_is_told_with_the_time_it_was_last_seen_otherwise() {
+async fn a_change_made_while_the_daemon_was_down_is_told_with_the_time_it_was_last_seen_otherwise()
+{
     let home = Home::new().await;
     let id = home.track_new();
     let mut last_told = None;

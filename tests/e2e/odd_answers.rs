@@ -79,8 +79,7 @@ async fn unknown_types_and_states_nulls_and_a_ttl_of_zero_are_followed_like_all_
             ("FACE_CAPTURE", "UNKNOWN"),
         ]
     );
-    let progress =
-        json!({"total": 6, "required": 2, "in_progress": 0, "complete": 1, "other": 3});
+    let progress = json!({"total": 6, "required": 2, "in_progress": 0, "complete": 1, "other": 3});
     assert_eq!(observed.data()["progress"], progress);
 
     home.serve_body(id, with_state(UNKNOWNS, 2, "CHIP_READ")).unwrap();

@@ -41,7 +41,8 @@ async fn a_file_written_in_two_halves_untracks_nothing_and_tracks_nothing_by_hal
     home.set("sessions.removal_grace", "\"0s\"");
     let [a, b, c] = [(); 3].map(|()| create(&home));
     let [d, e, f] = [(); 3].map(|()| create(&home));
-    let entry = |id| format!("[[sessions]]\nsession_id = \"{id}\"\nlabels = {{ case = \"{id}\" }}\n");
+    let entry =
+        |id| format!("[[sessions]]\nsession_id = \"{id}\"\nlabels = {{ case = \"{id}\" }}\n");
     home.put("toml.toml", &[entry(a), entry(b)].concat());
     let object = |id| format!("{{\"session_id\": \"{id}\", \"labels\": {{\"case\": \"{id}\"}}}}");
     home.put("json.json", &format!("[{},\n{}]\n", object(d), object(e)));

@@ -150,9 +150,11 @@ impl Truth {
         for (&id, life) in &self.0 {
             let events = deliveries.of(id);
             in_order(&events);
-            life.hold_against(&events, &|answer| {
-                witnessed(answer, &life.answers, deliveries, &times)
-            }, &mut score);
+            life.hold_against(
+                &events,
+                &|answer| witnessed(answer, &life.answers, deliveries, &times),
+                &mut score,
+            );
         }
         score
     }
@@ -225,9 +227,8 @@ impl Life {
                 }
                 score.happened += 1;
                 let next = timeline.get(place + 1).map_or(Timestamp::MAX, |(next, _)| *next);
-                let stood = |answer: &Timestamp| {
-                    *answer >= at.plus(TICK) && answer.plus(SLACK) <= next
-                };
+                let stood =
+                    |answer: &Timestamp| *answer >= at.plus(TICK) && answer.plus(SLACK) <= next;
                 if witnessed.iter().any(stood) {
                     score.due += 1;
                     let tells = |told: &&Told| told.value == *value && told.holds(*at);
@@ -313,9 +314,11 @@ fn told(events: &[&Event]) -> BTreeMap<String, Vec<Told>> {
             for item in data["resources"].as_array().expect("a list of resources") {
                 let (after, before) = (Timestamp::MIN, event.time());
                 let value = text(&item["state"]);
-                told.entry(item["resource"].to_string())
-                    .or_default()
-                    .push(Told { after, before, value });
+                told.entry(item["resource"].to_string()).or_default().push(Told {
+                    after,
+                    before,
+                    value,
+                });
             }
             continue;
         }

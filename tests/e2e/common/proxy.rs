@@ -33,7 +33,9 @@ impl Proxy {
         let sent = self.sent.lock().expect("nobody panicked");
         let texts = sent.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         texts
-            .flat_map(|text| text.split_terminator("\r\n\r\n").map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|text| {
+                text.split_terminator("\r\n\r\n").map(str::to_owned).collect::<Vec<_>>()
+            })
             .collect()
     }
 }

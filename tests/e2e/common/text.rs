@@ -39,5 +39,7 @@ fn redacted_word(word: &str, ids: &mut Vec<Uuid>) -> String {
 
 fn is_span(word: &str) -> bool {
     let digits = word.trim_end_matches(['d', 'h', 'm', 's']);
-    digits.len() + 1 == word.len() && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+    digits.len() + 1 == word.len()
+        && !digits.is_empty()
+        && digits.bytes().all(|b| b.is_ascii_digit())
 }
