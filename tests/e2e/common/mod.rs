@@ -1,0 +1,24 @@
+//! What every test stands on: a home with a simulated API beside it, a daemon in it, and the
+//! events that come out.
+
+mod daemon;
+mod event;
+mod home;
+mod oracle;
+mod proxy;
+mod text;
+
+use std::time::Duration;
+
+pub(crate) use daemon::{Daemon, Run};
+pub(crate) use event::{Event, ids_in};
+pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
+pub(crate) use oracle::{Deliveries, Truth};
+pub(crate) use proxy::Proxy;
+pub(crate) use text::redacted;
+
+/// Far longer than anything takes on a busy machine; only a test that fails waits this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Within which a stop has to be over, by the contract.
+pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);

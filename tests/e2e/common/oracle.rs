@@ -1,0 +1,345 @@
+//! What was told, held against what happened.
+//!
+//! The simulator knows each change to the millisecond and when it answered whom. From that
+//! follows which changes a daemon must tell: those that stood when an answer went out to a daemon
+//! that lived to record it. How often it asks is another matter, and this does not depend on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ibvwatch::clock::{Clock, SystemClock};
+use ibvwatch::domain::{SessionId, Timestamp};
+use ibvwatch::sim::{Change, Endpoint, Happening, Outcome, SessionState, World};
+use serde_json::Value;
+
+use super::{Event, Run};
+
+/// By how much two readings of one machine's clocks may differ.
+const TICK: Duration = Duration::from_millis(5);
+/// From the arrival of a request until its answer is made up, on a busy machine.
+const SLACK: Duration = Duration::from_millis(100);
+/// Requests of a process that was killed may still arrive for so long.
+const AFTERMATH: Duration = Duration::from_millis(250);
+
+/// Values of one resource, each from that moment on; none while it isn't listed.
+type Timeline = Vec<(Timestamp, Option<String>)>;
+
+/// What truly happened.
+pub(crate) struct Truth(BTreeMap<SessionId, Life>);
+
+struct Life {
+    resources: BTreeMap<String, Timeline>,
+    /// When good answers were given.
+    answers: Vec<Timestamp>,
+    completed: bool,
+}
+
+/// What all runs of a daemon told, one after the other.
+#[derive(Default)]
+pub(crate) struct Deliveries {
+    runs: Vec<Ended>,
+    /// Each event once, in order of sequence.
+    events: BTreeMap<u64, Event>,
+    lines: usize,
+}
+
+struct Ended {
+    at: Timestamp,
+    killed: bool,
+}
+
+/// One thing told of a resource, and the time within which it came about.
+struct Told {
+    after: Timestamp,
+    before: Timestamp,
+    value: Option<String>,
+}
+
+/// How much there was to hold against each other.
+#[derive(Debug)]
+pub(crate) struct Score {
+    pub(crate) happened: usize,
+    /// Changes that had to be told.
+    pub(crate) due: usize,
+    pub(crate) told: usize,
+}
+
+impl Deliveries {
+    /// Takes in what a run printed. Call it right after the run's end.
+    pub(crate) fn add(&mut self, run: &Run) {
+        let at = SystemClock.now().wall;
+        let mut last = None;
+        for event in run.events() {
+            let sequence = event.sequence();
+            assert!(last < Some(sequence), "out of order: {}", event.line);
+            if let (Some(last), Some((known, _))) = (last, self.events.last_key_value()) {
+                assert!(sequence == last + 1 || sequence <= *known + 1, "a gap: {}", event.line);
+            }
+            last = Some(sequence);
+            self.lines += 1;
+            let line = event.line.clone();
+            let first = self.events.entry(sequence).or_insert(event);
+            assert_eq!(first.line, line, "delivered again, and not the same");
+        }
+        self.runs.push(Ended { at, killed: run.status.code().is_none() });
+    }
+
+    /// Each event once, as lines.
+    pub(crate) fn text(&self) -> String {
+        self.events.values().map(|event| format!("{}\n", event.line)).collect()
+    }
+
+    pub(crate) fn redelivered(&self) -> usize {
+        self.lines - self.events.len()
+    }
+
+    pub(crate) fn kinds(&self) -> BTreeMap<&str, usize> {
+        let mut kinds = BTreeMap::new();
+        for event in self.events.values() {
+            *kinds.entry(event.kind()).or_default() += 1;
+        }
+        kinds
+    }
+
+    /// The run that was under way, unless the last one had only just ended.
+    fn run_at(&self, at: Timestamp) -> Option<usize> {
+        let run = self.runs.iter().position(|run| at <= run.at)?;
+        let fresh = run > 0 && at.since(self.runs[run - 1].at) < AFTERMATH;
+        (!fresh).then_some(run)
+    }
+
+    fn of(&self, session: SessionId) -> Vec<&Event> {
+        self.events.values().filter(|event| event.session() == session).collect()
+    }
+}
+
+impl Truth {
+    pub(crate) fn of(world: &World) -> Self {
+        let mut lives: BTreeMap<SessionId, Life> = BTreeMap::new();
+        for id in world.ids() {
+            let history = world.history(id).expect("a session that was created");
+            let status = world.status(id).expect("a session that was created");
+            lives.insert(
+                id,
+                Life {
+                    resources: timelines(&history),
+                    answers: Vec::new(),
+                    completed: status.state == SessionState::Completed,
+                },
+            );
+        }
+        for exchange in world.exchanges() {
+            let good = exchange.endpoint == Endpoint::Configuration
+                && exchange.outcome == Outcome::Answered(200);
+            if let (true, Some(id)) = (good, exchange.session) {
+                lives.get_mut(&id).expect("a session that was created").answers.push(exchange.at);
+            }
+        }
+        Self(lives)
+    }
+
+    /// Panics at whatever was told and hadn't happened, and at whatever was not told and had to be.
+    pub(crate) fn hold_against(&self, deliveries: &Deliveries) -> Score {
+        let sequences: Vec<u64> = deliveries.events.keys().copied().collect();
+        let expected: Vec<u64> = (1..=sequences.len() as u64).collect();
+        assert_eq!(sequences, expected, "events are missing from the union of all runs");
+        let ids: BTreeSet<&str> = deliveries.events.values().map(Event::id).collect();
+        assert_eq!(ids.len(), sequences.len(), "an id belongs to two events");
+        let times: Vec<Timestamp> = deliveries.events.values().map(Event::time).collect();
+        let mut score = Score { happened: 0, due: 0, told: 0 };
+        for (&id, life) in &self.0 {
+            let events = deliveries.of(id);
+            in_order(&events);
+            life.hold_against(
+                &events,
+                &|answer| witnessed(answer, &life.answers, deliveries, &times),
+                &mut score,
+            );
+        }
+        score
+    }
+
+    /// Every resource was last told to be what it now is.
+    pub(crate) fn is_known(&self, deliveries: &Deliveries) {
+        for (&id, life) in &self.0 {
+            let told = told(&deliveries.of(id));
+            for (resource, timeline) in &life.resources {
+                let last = told.get(resource).and_then(|told| told.last());
+                let truth = timeline.last().and_then(|(_, value)| value.clone());
+                assert_eq!(last.and_then(|told| told.value.clone()), truth, "{id} {resource}");
+            }
+        }
+    }
+}
+
+fn in_order(events: &[&Event]) {
+    let ordinals: Vec<u64> = events.iter().map(|event| event.ordinal()).collect();
+    let expected: Vec<u64> = (1..=events.len() as u64).collect();
+    assert_eq!(ordinals, expected, "session_sequence has gaps or is out of order");
+    let ended = events.iter().position(|event| event.kind() == "session.ended");
+    assert!(ended.is_none_or(|at| at + 1 == events.len()), "something came after the end");
+}
+
+/// Whether what an answer said is certain to have been recorded.
+///
+/// A daemon that stops in good order records all it was told. Of one that is killed, this is
+/// known: it asks again only once it has decided what the last answer means, and what is decided
+/// later is not recorded sooner.
+fn witnessed(
+    answer: Timestamp,
+    answers: &[Timestamp],
+    deliveries: &Deliveries,
+    recorded: &[Timestamp],
+) -> bool {
+    let Some(run) = deliveries.run_at(answer) else { return false };
+    let end = deliveries.runs[run].at;
+    if !deliveries.runs[run].killed {
+        return true;
+    }
+    let next = answers.iter().find(|next| **next > answer);
+    next.is_some_and(|next| recorded.iter().any(|at| *at > next.plus(TICK) && *at < end))
+}
+
+impl Life {
+    fn hold_against(
+        &self,
+        events: &[&Event],
+        is_witnessed: &dyn Fn(Timestamp) -> bool,
+        score: &mut Score,
+    ) {
+        let witnessed: Vec<Timestamp> =
+            self.answers.iter().copied().filter(|answer| is_witnessed(*answer)).collect();
+        let Some(observed) = events.iter().find(|event| event.kind() == "session.observed") else {
+            assert!(witnessed.is_empty(), "answered and never observed: {events:?}");
+            return;
+        };
+        let told = told(events);
+        for resource in told.keys() {
+            assert!(self.resources.contains_key(resource), "there is no {resource}");
+        }
+        for (resource, timeline) in &self.resources {
+            let told = told.get(resource).map_or(&[][..], Vec::as_slice);
+            each_happened(resource, timeline, told);
+            score.told += told.iter().filter(|told| told.after > Timestamp::MIN).count();
+            for (place, (at, value)) in timeline.iter().enumerate() {
+                if *at <= observed.time().plus(TICK) {
+                    continue;
+                }
+                score.happened += 1;
+                let next = timeline.get(place + 1).map_or(Timestamp::MAX, |(next, _)| *next);
+                let stood =
+                    |answer: &Timestamp| *answer >= at.plus(TICK) && answer.plus(SLACK) <= next;
+                if witnessed.iter().any(stood) {
+                    score.due += 1;
+                    let tells = |told: &&Told| told.value == *value && told.holds(*at);
+                    let times = told.iter().filter(tells).count();
+                    assert_eq!(times, 1, "{value:?} of {resource} at {at}: {events:#?}");
+                }
+            }
+        }
+        if let Some(last) = events.last() {
+            self.counts_are_right(last, &told);
+        }
+        let ends = events.iter().filter(|event| event.kind() == "session.ended").count();
+        assert!(ends <= usize::from(self.completed), "ended without a reason: {events:#?}");
+    }
+
+    /// The progress in the last event is that of the resources as told.
+    fn counts_are_right(&self, last: &Event, told: &BTreeMap<String, Vec<Told>>) {
+        let mut counts = BTreeMap::from([("total", 0_u64), ("required", 0), ("in_progress", 0)]);
+        let values = told.values().filter_map(|told| told.last()?.value.as_deref());
+        for value in values {
+            *counts.entry("total").or_default() += 1;
+            match value {
+                "REQUIRED" => *counts.entry("required").or_default() += 1,
+                "IN_PROGRESS" => *counts.entry("in_progress").or_default() += 1,
+                _ => {}
+            }
+        }
+        for (name, count) in counts {
+            assert_eq!(last.data()["progress"][name], count, "{name} in {}", last.line);
+        }
+    }
+}
+
+impl Told {
+    fn holds(&self, at: Timestamp) -> bool {
+        self.after.minus(TICK) <= at && at <= self.before.plus(TICK)
+    }
+}
+
+/// Each thing told is another thing that happened, in the same order, within the time told.
+fn each_happened(resource: &str, timeline: &Timeline, told: &[Told]) {
+    let mut next = 0;
+    for told in told {
+        let (after, before, value) = (told.after, told.before, &told.value);
+        let rest = timeline.iter().enumerate().skip(next);
+        let mut happened = rest.filter(|(_, (at, v))| v == value && told.holds(*at));
+        let (place, _) = happened.next().unwrap_or_else(|| {
+            panic!("{resource} did not become {value:?} from {after} to {before}: {timeline:?}")
+        });
+        next = place + 1;
+    }
+}
+
+fn timelines(history: &[Change]) -> BTreeMap<String, Timeline> {
+    let mut timelines: BTreeMap<String, Timeline> = BTreeMap::new();
+    for Change { at, what } in history {
+        let mut note = |resource: &ibvwatch::domain::ResourceKey, value: Option<&str>| {
+            let key = serde_json::to_value(resource).expect("a key that is JSON").to_string();
+            timelines.entry(key).or_default().push((*at, value.map(str::to_owned)));
+        };
+        match what {
+            Happening::Created { resources } => {
+                for resource in resources {
+                    note(&resource.key, Some(resource.state.as_str()));
+                }
+            }
+            Happening::StateChanged { resource, to, .. } => note(resource, Some(to.as_str())),
+            Happening::Added { resource, state } => note(resource, Some(state.as_str())),
+            Happening::Removed { resource, .. } => note(resource, None),
+            Happening::Completed | Happening::Expired | Happening::Deleted => {}
+        }
+    }
+    timelines
+}
+
+/// The resources as the events of one session tell of them, from the baseline on.
+fn told(events: &[&Event]) -> BTreeMap<String, Vec<Told>> {
+    let mut told: BTreeMap<String, Vec<Told>> = BTreeMap::new();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    for event in events {
+        let data = event.data();
+        if event.kind() == "session.observed" {
+            for item in data["resources"].as_array().expect("a list of resources") {
+                let (after, before) = (Timestamp::MIN, event.time());
+                let value = text(&item["state"]);
+                told.entry(item["resource"].to_string()).or_default().push(Told {
+                    after,
+                    before,
+                    value,
+                });
+            }
+            continue;
+        }
+        let (from, to) = match event.kind() {
+            "resource.state_changed" => (text(&data["from"]), text(&data["to"])),
+            "resource.added" => (None, text(&data["state"])),
+            "resource.removed" => (text(&data["last_state"]), None),
+            _ => continue,
+        };
+        let line = &event.line;
+        let told = told.entry(data["resource"].to_string()).or_default();
+        let known = told.last().and_then(|told| told.value.clone());
+        assert_eq!(known, from, "it was not so before: {line}");
+        assert_ne!(from, to, "that is no change: {line}");
+        let left = from.as_deref() == Some("REQUIRED") && to.as_deref() != Some("REQUIRED");
+        if event.kind() == "resource.state_changed" {
+            assert_eq!(data["left_required"], left, "{line}");
+        }
+        let (after, before) = (event.moment("changed_after"), event.moment("changed_before"));
+        assert!(after <= before && before == event.time(), "{line}");
+        told.push(Told { after, before, value: to });
+    }
+    told
+}

@@ -1,0 +1,113 @@
+//! First the record, then the telling; and no record where there is nothing to record.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use ibvwatch::domain::SessionId;
+use rusqlite::Connection;
+use tokio::time::timeout;
+
+use crate::common::{Daemon, Home, PATIENCE, ids_in};
+
+async fn asked_again(home: &Home, id: SessionId, times: u64) {
+    let asked = home.session_totals(id).requests;
+    timeout(PATIENCE, home.asked(id, asked + times)).await.expect("a session that is polled");
+}
+
+#[tokio::test]
+async fn nothing_is_told_before_it_is_recorded() {
+    let home = Home::new().await;
+    let (id, other) = (home.track_new(), home.track_new());
+    let mut daemon = Daemon::start(&home);
+    for id in [id, other] {
+        daemon.event(|event| event.is("session.observed", id)).await;
+        asked_again(&home, id, 2).await;
+    }
+    let told = daemon.events().len();
+    let database = Connection::open(home.path("ibvwatch.db")).unwrap();
+    database.busy_timeout(PATIENCE).unwrap();
+    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    home.set_state(id, 0, "IN_PROGRESS").unwrap();
+    // Steady polls need no record, so that they go on and show how time passes. One that was
+    // under way at the change may miss it, the next can't.
+    asked_again(&home, id, 1).await;
+    asked_again(&home, other, 10).await;
+    assert_eq!(daemon.events().len(), told, "{:#?}", daemon.events());
+    database.execute_batch("ROLLBACK").unwrap();
+    daemon.event(|event| event.tells(id, "IN_PROGRESS")).await;
+    let run = daemon.stop().await;
+    assert_eq!(ids_in(&home.recorded().await).len(), run.events().len());
+}
+
+#[tokio::test]
+async fn a_store_that_is_blocked_for_long_loses_nothing_and_its_end_is_noticed() {
+    let home = Home::new().await;
+    let id = home.track_new();
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.is("session.observed", id)).await;
+    let database = Connection::open(home.path("ibvwatch.db")).unwrap();
+    database.busy_timeout(PATIENCE).unwrap();
+    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    home.set_state(id, 0, "IN_PROGRESS").unwrap();
+    daemon.logs("can't be written").await;
+    database.execute_batch("ROLLBACK").unwrap();
+    daemon.event(|event| event.tells(id, "IN_PROGRESS")).await;
+    daemon.logs("can be written again").await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_blocked_does_not_hold_up_the_stop() {
+    let home = Home::new().await;
+    let id = home.track_new();
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.is("session.observed", id)).await;
+    let database = Connection::open(home.path("ibvwatch.db")).unwrap();
+    database.busy_timeout(PATIENCE).unwrap();
+    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    home.set_state(id, 0, "IN_PROGRESS").unwrap();
+    asked_again(&home, id, 1).await;
+    daemon.stop().await;
+    database.execute_batch("ROLLBACK").unwrap();
+
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.tells(id, "IN_PROGRESS")).await;
+    daemon.stop().await;
+}
+
+/// Size and time of everything that the store has on disk.
+fn disk(home: &Home) -> Vec<(PathBuf, u64, SystemTime)> {
+    let entries = fs::read_dir(home.path("")).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<_> = paths
+        .filter(|path| path.to_string_lossy().contains("ibvwatch.db"))
+        .map(|path| {
+            let metadata = fs::metadata(&path).expect("a file");
+            (path, metadata.len(), metadata.modified().expect("its time"))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn polls_that_find_nothing_new_write_nothing() {
+    let mut home = Home::new().await;
+    home.set("poll.interval", "\"50ms\"");
+    home.set("poll.active_interval", "\"50ms\"");
+    let id = home.track_new();
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.is("session.observed", id)).await;
+    // By then it is noted that the event was printed.
+    asked_again(&home, id, 20).await;
+    let before = disk(&home);
+    assert!(before.len() >= 3, "{before:?}");
+    asked_again(&home, id, 40).await;
+    assert_eq!(disk(&home), before);
+    home.set_state(id, 0, "COMPLETE").unwrap();
+    daemon.event(|event| event.tells(id, "COMPLETE")).await;
+    assert_ne!(disk(&home), before);
+    let stopped = daemon.stop().await;
+    assert!(stopped.took < Duration::from_secs(5), "{:?}", stopped.took);
+}

@@ -1,0 +1,20 @@
+//! The promises of the README, each put to the real binary: a process of its own, against a
+//! simulated API on a real socket, with files in a temporary directory.
+//!
+//! Nothing here looks into the daemon. What it prints is held against what the simulator knows
+//! to have happened, and against what the contract says. A test waits for a condition, with
+//! [`common::PATIENCE`], and never for a time to pass, unless that time is its subject.
+
+mod commands;
+mod common;
+mod demo;
+mod durability;
+mod exactly_once;
+mod odd_answers;
+mod output;
+mod refusals;
+mod secrets;
+mod session_files;
+mod shipped_configuration;
+mod signals;
+mod signature;

@@ -1,0 +1,176 @@
+//! What no output may hold, looked for in all of it.
+
+use std::time::Duration;
+
+use ibvwatch::sim::{Effect, Fault, PublicKey, Requirement, SECRETS, Script, Session};
+use rustix::process::Signal;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::common::{Daemon, Home, PATIENCE, PRIVATE_KEY, Proxy, Run, SDK_ID, write_private};
+
+/// All that was printed anywhere, and by whom.
+#[derive(Default)]
+struct Printed(Vec<(String, String)>);
+
+impl Printed {
+    fn add(&mut self, who: &str, text: impl Into<String>) {
+        self.0.push((who.to_owned(), text.into()));
+    }
+
+    fn run(&mut self, who: &str, run: &Run) {
+        self.add(who, String::from_utf8_lossy(&run.stdout));
+        self.add(who, &run.stderr);
+    }
+
+    async fn command(&mut self, home: &Home, arguments: &[&str]) {
+        let printed = home.run(arguments).await;
+        self.add(arguments[0], printed.stdout);
+        self.add(arguments[0], printed.stderr);
+    }
+
+    #[track_caller]
+    fn never_holds(&self, what: &str, secret: &str) {
+        assert!(secret.len() > 5, "{secret:?} would be found anywhere");
+        for (who, text) in &self.0 {
+            if let Some(line) = text.lines().find(|line| line.contains(secret)) {
+                panic!("{what} was printed by {who}: {line}");
+            }
+        }
+    }
+}
+
+const APPLICANT: &str = "Jane Elizabeth Applicant";
+const TOKEN: &str = "the-client-session-token";
+
+/// A configuration with more in it than the documentation shows.
+fn talkative(id: ibvwatch::domain::SessionId) -> String {
+    format!(
+        "{{\"client_session_token\": \"{TOKEN}\", \"session_id\": \"{id}\",
+          \"applicant_profile\": {{\"full_name\": \"{APPLICANT}\"}},
+          \"capture\": {{\"required_resources\": [{{\"type\": \"ID_DOCUMENT\", \"id\": \"a\",
+            \"state\": \"REQUIRED\", \"document_fields\": {{\"full_name\": \"{APPLICANT}\"}}}}]}}}}"
+    )
+}
+
+#[tokio::test]
+async fn no_secret_is_ever_printed_whatever_goes_wrong() {
+    let mut home = Home::new().await;
+    let proxy = Proxy::before(home.address()).await;
+    home.set("api.base_url", &format!("{:?}", proxy.base_url()));
+    home.set("log.level", "\"trace\"");
+    let mut printed = Printed::default();
+
+    let good = home.track_new();
+    let done = home.create(
+        Session::requiring([Requirement::passport()])
+            .with_script(Script::new().at(Duration::ZERO, ibvwatch::sim::Action::Complete)),
+    );
+    home.track(done);
+    let chatty = home.track_new();
+    home.serve_body(chatty, talkative(chatty)).unwrap();
+    let garbled = home.track_new();
+    home.serve_body(garbled, talkative(garbled).replace("\"capture\"", "capture")).unwrap();
+    let misplaced = home.track_new();
+    let odd = talkative(misplaced).replace(&misplaced.to_string(), APPLICANT);
+    home.serve_body(misplaced, odd).unwrap();
+    let missing = home.track_new();
+    home.delete(missing).unwrap();
+
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.is("session.ended", done)).await;
+    for id in [good, chatty] {
+        daemon.event(|event| event.is("session.observed", id)).await;
+    }
+    for id in [garbled, misplaced] {
+        daemon.event(|event| event.is("session.poll_failing", id)).await;
+    }
+    timeout(PATIENCE, home.asked(missing, 2)).await.unwrap();
+    for effect in [
+        Effect::status(401),
+        Effect::status(500),
+        Effect::status(400),
+        Effect::Reset,
+        Effect::Html,
+        Effect::Garbage { bytes: 300 },
+        Effect::Truncate { bytes: 40 },
+        Effect::Redirect { location: "http://127.0.0.1:1/elsewhere".to_owned() },
+        Effect::WrongSession,
+    ] {
+        let fault = home.fault(Fault::new(effect).on(good).times(3));
+        timeout(PATIENCE, home.until(|world| world.faults().is_empty())).await.unwrap();
+        home.clear_fault(fault);
+    }
+    daemon.signal(Signal::HUP);
+    daemon.logs("configuration reloaded").await;
+    printed.run("run", &daemon.stop().await);
+
+    let id = good.to_string();
+    for arguments in [
+        &["sessions"][..],
+        &["sessions", "--json"],
+        &["show", &id],
+        &["show", &id, "--json"],
+        &["show", &garbled.to_string()],
+        &["poll", &id],
+        &["poll", &id, "--json"],
+        &["poll", &chatty.to_string(), "--json"],
+        &["poll", &garbled.to_string()],
+        &["poll", &missing.to_string()],
+        &["events"],
+        &["check"],
+        &["check", "--online"],
+    ] {
+        printed.command(&home, arguments).await;
+    }
+
+    // Where nobody listens, and where somebody doesn't speak TLS.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let urls = [format!("http://{nobody}"), format!("https://{}", proxy.address)];
+    for url in urls {
+        home.set("api.base_url", &format!("{url:?}"));
+        let mut daemon = Daemon::start(&home);
+        daemon.logs("a poll failed").await;
+        printed.command(&home, &["poll", &id]).await;
+        printed.command(&home, &["check", "--online"]).await;
+        printed.run(&url, &daemon.stop().await);
+    }
+
+    // Keys that can't be used, in every way that names the file.
+    let (other_key, _) = PublicKey::generate().unwrap();
+    home.set("api.base_url", &format!("{:?}", proxy.base_url()));
+    write_private(&home.path("yoti.pem"), &other_key);
+    printed.command(&home, &["check", "--online"]).await;
+    write_private(&home.path("yoti.pem"), &PRIVATE_KEY.replace("MII", "AAA"));
+    printed.command(&home, &["check"]).await;
+    printed.command(&home, &["run"]).await;
+
+    let all = printed.0.iter().map(|(_, text)| text.len()).sum::<usize>();
+    assert!(all > 100_000, "only {all} bytes were looked through");
+    for key in [PRIVATE_KEY, &other_key] {
+        let body = key.lines().filter(|line| !line.contains("-----"));
+        body.for_each(|line| printed.never_holds("a line of a private key", line));
+    }
+    let requests = proxy.requests();
+    assert!(requests.len() > 30, "{}", requests.len());
+    for request in &requests {
+        for line in request.lines() {
+            if let Some(digest) = line.strip_prefix("x-yoti-auth-digest: ") {
+                printed.never_holds("a digest", digest);
+                printed.never_holds("part of a digest", &digest[..40]);
+            }
+            let nonce = line.split("nonce=").nth(1).and_then(|rest| rest.split('&').next());
+            if let Some(nonce) = nonce {
+                printed.never_holds("a nonce", nonce);
+            }
+        }
+    }
+    let digests = requests.iter().filter(|request| request.contains("x-yoti-auth-digest: "));
+    assert!(digests.count() > 30, "no digests among {:?}", requests.first());
+    for secret in SECRETS.into_iter().chain([APPLICANT, TOKEN, "Authorization", "authorization"]) {
+        printed.never_holds("what is private", secret);
+    }
+    for part in ["sdkId=", "nonce=", "timestamp=", SDK_ID] {
+        printed.never_holds("part of a signed URL", part);
+    }
+}
