@@ -317,7 +317,7 @@ fn policy(sources: &mut Sources) -> Policy {
             MILLISECOND..=HOUR,
         ),
         backoff_max: duration(sources, "poll.backoff_max", default.backoff_max, MILLISECOND..=DAY),
-        failing_after: integer(sources, "poll.failing_after", default.failing_after, 1),
+        failing_after: integer(sources, "poll.failing_after", default.failing_after, 1..=1_000_000),
         expiring_before: duration(
             sources,
             "poll.expiring_before",
@@ -363,10 +363,10 @@ fn limits(sources: &mut Sources) -> Limits {
         );
         rate = 10.0;
     }
-    let max_in_flight = integer(sources, "poll.max_in_flight", 8, 1);
+    let max_in_flight = integer(sources, "poll.max_in_flight", 8, 1..=10_000);
     Limits {
         rate,
-        burst: integer(sources, "poll.burst", 20, 1),
+        burst: integer(sources, "poll.burst", 20, 1..=1_000_000),
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
     }
 }
@@ -439,12 +439,17 @@ fn duration(sources: &mut Sources, key: &'static str, default: Duration, range: 
     sources.take(key, parse).unwrap_or(default)
 }
 
-fn integer(sources: &mut Sources, key: &'static str, default: u32, least: u32) -> u32 {
+fn integer(
+    sources: &mut Sources,
+    key: &'static str,
+    default: u32,
+    range: std::ops::RangeInclusive<u32>,
+) -> u32 {
     let parse = |value: config::Value| {
         let number = value.into_uint().ok().and_then(|number| u32::try_from(number).ok());
         number
-            .filter(|number| *number >= least)
-            .ok_or_else(|| format!("write a whole number, {least} or more"))
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| format!("write a whole number, {} to {}", range.start(), range.end()))
     };
     sources.take(key, parse).unwrap_or(default)
 }

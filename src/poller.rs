@@ -17,8 +17,8 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::domain::{
-    Admission, Admitted, Answer, ApiDetail, ApiEvent, Detail, Gate, Observation, Policy,
-    ProblemKind, ResourceState, Session, Transition, Turn,
+    Admission, Admitted, Answer, ApiDetail, ApiEvent, Detail, Event, Gate, Observation, Policy,
+    ProblemKind, ResourceState, Session, SessionId, Timestamp, Transition, Turn,
 };
 use crate::limiter::Bucket;
 use crate::store::{Lease, Store, StoreError};
@@ -51,6 +51,9 @@ pub enum PollerError {
     #[error("a poll died: {0}")]
     Died(#[from] JoinError),
 }
+
+/// The machine may be suspended in the middle of any sleep, and limits be changed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 type UnderWay = JoinSet<Result<(), PollerError>>;
 
@@ -107,7 +110,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             let gate = this.admission().gate(this.clock.now());
             if let Gate::Closed(wait) = gate {
                 tokio::select! {
-                    () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)) => {}
+                    () = tokio::time::sleep(wait.map_or(LONGEST_SLEEP, |wait| wait.min(LONGEST_SLEEP))) => {}
                     Some(done) = under_way.join_next() => done??,
                 }
                 continue;
@@ -122,7 +125,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             if let Err(wait) = this.bucket().try_take() {
                 // By then somebody else may be more urgent, or be asking for a token as well.
                 this.store.release(lease);
-                Bucket::wait(wait).await;
+                Bucket::wait(wait.min(LONGEST_SLEEP)).await;
             } else if this.admit(&lease) {
                 under_way.spawn(Arc::clone(this).poll(lease));
             } else {
@@ -161,18 +164,21 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             None
         };
         self.diary.answered(&lease.session, &observation, state.as_ref());
+        // A reload may have come while the request was under way.
+        let policy = self.policy();
         let (turn, transition) = {
             let (mut admission, mut rng) = (self.admission(), lock(&self.rng));
             let answer = Answer { observation, state, sent, arrived };
             let (live, now) = (self.store.live(), self.clock.now());
             admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)
         };
-        Diary::decided(&transition);
+        let told = Told::of(&transition);
         match self.store.commit(lease, transition).await {
+            Ok(()) => told.log(id),
             Err(StoreError::Stale(id)) => {
                 debug!(session = %id, "the session was changed during its poll; polling it again");
             }
-            other => other?,
+            Err(error) => return Err(error.into()),
         }
         match turn {
             Some(turn) => self.announce(turn).await,
@@ -192,7 +198,10 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             }
             Turn::Closed { cause, since } => {
                 info!(cause = cause.as_str(), unavailable_since = %since, "the API can be used again; overdue polls are spread");
-                self.store.spread_overdue();
+                // After a short pause little is overdue, and everybody keeps their place.
+                if time.since(since) >= self.policy().active_interval {
+                    self.store.spread_overdue();
+                }
                 let detail = ApiDetail::Available { unavailable_since: since };
                 ApiEvent { time, cause, detail }
             }
@@ -289,10 +298,22 @@ impl Diary {
             }
         }
     }
+}
 
-    fn decided(transition: &Transition) {
-        let session = transition.session.id();
-        for event in &transition.events {
+/// What a decision is to be logged as, once it is durable.
+struct Told {
+    events: Vec<Event>,
+    next_poll: Timestamp,
+}
+
+impl Told {
+    fn of(transition: &Transition) -> Self {
+        let next_poll = transition.session.schedule().poll_at;
+        Self { events: transition.events.clone(), next_poll }
+    }
+
+    fn log(&self, session: SessionId) {
+        for event in &self.events {
             match &event.detail {
                 Detail::Ended { reason, unresolved } => {
                     info!(%session, reason = reason.as_str(), unresolved = unresolved.len(), "session ended");
@@ -315,8 +336,8 @@ impl Diary {
                 | Detail::Expiring { .. } => debug!(%session, event = %event.kind(), "event"),
             }
         }
-        if transition.events.is_empty() {
-            debug!(%session, next_poll = %transition.session.schedule().poll_at, "polled");
+        if self.events.is_empty() {
+            debug!(%session, next_poll = %self.next_poll, "polled");
         }
     }
 }

@@ -12,8 +12,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 
+/// Says that the schedule is written down; a connection closed without it says that it isn't.
+const DONE: u8 = b'.';
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Longer than a command waits, the daemon may take; it then reads what is there.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -42,23 +46,27 @@ pub fn listen(database: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves whoever asks, one after the other, for ever.
-///
-/// # Errors
-/// The socket can't be accepted from any more.
-pub async fn serve<F, E>(
-    listener: UnixListener,
-    mut write_down: impl FnMut() -> F,
-) -> io::Result<()>
+pub async fn serve<F, E>(listener: UnixListener, mut write_down: impl FnMut() -> F)
 where
     F: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
     loop {
-        let (asking, _) = listener.accept().await?;
-        if let Err(error) = write_down().await {
-            tracing::warn!("the schedule could not be written down for a command: {error}");
+        let mut asking = match listener.accept().await {
+            Ok((asking, _)) => asking,
+            Err(error) => {
+                tracing::warn!("a command could not be let in: {error}");
+                tokio::time::sleep(AFTER_FAILURE).await;
+                continue;
+            }
+        };
+        match write_down().await {
+            // Who has gone meanwhile need not be told.
+            Ok(()) => drop(asking.write_all(&[DONE]).await),
+            Err(error) => {
+                tracing::warn!("the schedule could not be written down for a command: {error}");
+            }
         }
-        drop(asking);
     }
 }
 
@@ -79,9 +87,10 @@ pub fn ask(database: &Path) -> Refreshed {
     let Ok(mut daemon) = UnixStream::connect(socket_path(database)) else {
         return Refreshed::NobodyThere;
     };
+    let mut answer = [0];
     let answered =
-        daemon.set_read_timeout(Some(PATIENCE)).and_then(|()| daemon.read(&mut [0])).is_ok();
-    if answered { Refreshed::Yes } else { Refreshed::NotInTime }
+        daemon.set_read_timeout(Some(PATIENCE)).and_then(|()| daemon.read_exact(&mut answer));
+    if answered.is_ok() && answer == [DONE] { Refreshed::Yes } else { Refreshed::NotInTime }
 }
 
 #[cfg(test)]
