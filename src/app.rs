@@ -163,6 +163,8 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let ending = daemon.tend(control).await;
     if let Some(refresh) = refresh {
         refresh.abort();
+        // Its end is what takes the socket away; that it was aborted is known.
+        let _ = refresh.await;
     }
     daemon.stop(&stop_polls, &flush, ending).await
 }
