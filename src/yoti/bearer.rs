@@ -84,7 +84,7 @@ impl Bearer {
             aud: self.token_url.as_str(),
             jti: id,
             iat: seconds(now.minus(SKEW)),
-            exp: seconds(now.plus(LONGEST_LIFE - SKEW)),
+            exp: seconds(now.plus(LONGEST_LIFE.saturating_sub(SKEW))),
         })
         .map_err(|_| SigningFailed)?;
         let signed = format!("{HEADER}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims));

@@ -51,7 +51,7 @@ impl Token {
         Self {
             value: grant.value,
             renew_at: after(life / 5 * 4),
-            unusable_at: after(life - ON_ITS_WAY.min(life / 10)),
+            unusable_at: after(life.saturating_sub(ON_ITS_WAY.min(life / 10))),
             expires_at: after(life),
         }
     }
@@ -106,17 +106,17 @@ impl Tokens {
     /// A token that holds, waited for if there is none yet.
     pub(super) async fn current(&self, deadline: Instant) -> Outcome {
         let awaited = {
-            let (mut shelf, now) = (self.shared.shelf(), self.shared.now());
-            if let Some(token) = shelf.usable(now) {
-                if shelf.is_due_for_renewal(&token, now) {
-                    self.renew(&mut shelf);
+            let (mut held, now) = (self.shared.shelf(), self.shared.now());
+            if let Some(token) = held.usable(now) {
+                if held.is_due_for_renewal(&token, now) {
+                    self.renew(&mut held);
                 }
                 return Ok(token);
             }
-            if let Some(failure) = shelf.failure.as_ref().filter(|f| now < f.holds_until) {
+            if let Some(failure) = held.failure.as_ref().filter(|f| now < f.holds_until) {
                 return Err(failure.told_at(now));
             }
-            self.renew(&mut shelf)
+            self.renew(&mut held)
         };
         self.outcome(awaited, deadline).await
     }
@@ -129,27 +129,27 @@ impl Tokens {
         deadline: Instant,
     ) -> Result<Option<Arc<Token>>, Observation> {
         {
-            let (mut shelf, now) = (self.shared.shelf(), self.shared.now());
-            if shelf.token.as_ref().is_some_and(|token| Arc::ptr_eq(token, refused)) {
+            let (mut held, now) = (self.shared.shelf(), self.shared.now());
+            if held.token.as_ref().is_some_and(|token| Arc::ptr_eq(token, refused)) {
                 let just_now = |at: Duration| now.saturating_sub(at) < REFUSAL_PAUSE;
-                if shelf.refused_at.is_some_and(just_now) {
+                if held.refused_at.is_some_and(just_now) {
                     return Ok(None);
                 }
-                shelf.refused_at = Some(now);
-                shelf.token = None;
+                held.refused_at = Some(now);
+                held.token = None;
             }
         }
         self.current(deadline).await.map(Some)
     }
 
     /// Asks for a token, unless that is under way.
-    fn renew(&self, shelf: &mut Shelf) -> watch::Receiver<Option<Outcome>> {
+    fn renew(&self, held: &mut Shelf) -> watch::Receiver<Option<Outcome>> {
         // One whose sender is gone died without an outcome.
-        if let Some(under_way) = shelf.under_way.as_ref().filter(|it| it.has_changed().is_ok()) {
+        if let Some(under_way) = held.under_way.as_ref().filter(|it| it.has_changed().is_ok()) {
             return under_way.clone();
         }
         let (sender, receiver) = watch::channel(None);
-        shelf.under_way = Some(receiver.clone());
+        held.under_way = Some(receiver.clone());
         // A task of its own, as whoever began it may give up waiting.
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
@@ -255,5 +255,73 @@ fn retry_after(observation: &mut Observation) -> Option<&mut Option<Duration>> {
         | Observation::Unauthorized(_)
         | Observation::Unreachable(_)
         | Observation::Malformed(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn token(life: Option<Duration>, asked_at: Duration) -> Arc<Token> {
+        Arc::new(Token::new(Grant { value: Secret::new("a".to_owned()), life }, asked_at))
+    }
+
+    fn failure(retry_after: Option<Duration>) -> Observation {
+        let problem = unsent(ProblemKind::ServerError, "failed");
+        Observation::ServerError { problem, retry_after }
+    }
+
+    #[test]
+    fn a_token_is_renewed_before_its_end_and_not_shown_shortly_before_it() {
+        let long = token(Some(HOUR), HOUR);
+        assert_eq!(long.renew_at, HOUR + 2_880 * SECOND);
+        assert_eq!(long.unusable_at, HOUR + 3_590 * SECOND);
+        assert_eq!(long.expires_at, 2 * HOUR);
+        let short = token(Some(10 * SECOND), HOUR);
+        assert_eq!(short.renew_at, HOUR + 8 * SECOND);
+        assert_eq!(short.unusable_at, HOUR + 9 * SECOND);
+        let endless = token(Some(Duration::MAX), HOUR);
+        assert_eq!(endless.expires_at, Duration::MAX);
+        assert_eq!(token(None, HOUR).expires_at, HOUR + UNSTATED_LIFE);
+    }
+
+    #[test]
+    fn a_failed_renewal_is_tried_again_after_a_pause_while_the_token_holds() {
+        let mut shelf = Shelf::default();
+        let token = token(Some(HOUR), Duration::ZERO);
+        shelf.put(&Ok(Arc::clone(&token)), SECOND);
+        let at = 3_000 * SECOND;
+        assert!(shelf.is_due_for_renewal(&token, at));
+        shelf.put(&Err(failure(None)), at);
+        assert!(shelf.usable(at).is_some(), "a failure took the token away");
+        assert!(!shelf.is_due_for_renewal(&token, at + 29 * SECOND));
+        assert!(shelf.is_due_for_renewal(&token, at + 30 * SECOND));
+        shelf.put(&Err(failure(Some(100 * SECOND))), at);
+        assert!(!shelf.is_due_for_renewal(&token, at + 99 * SECOND));
+        assert!(shelf.is_due_for_renewal(&token, at + 100 * SECOND));
+    }
+
+    #[test]
+    fn a_failure_holds_a_second_or_as_long_as_the_endpoint_asks() {
+        for (asked, holds) in [(None, 1), (Some(0), 1), (Some(30), 30)] {
+            let failure = Failure::new(failure(asked.map(Duration::from_secs)), HOUR);
+            assert_eq!(failure.holds_until, HOUR + holds * SECOND);
+        }
+    }
+
+    #[test]
+    fn a_new_token_makes_up_for_a_failure() {
+        let mut shelf = Shelf::default();
+        shelf.put(&Err(failure(None)), HOUR);
+        shelf.put(&Ok(token(None, HOUR)), HOUR);
+        assert!(shelf.failure.is_none() && shelf.usable(HOUR).is_some());
+    }
+
+    #[test]
+    fn a_token_prints_as_nothing() {
+        assert!(format!("{:?}", token(None, HOUR)).starts_with("Token { value: [redacted]"));
     }
 }

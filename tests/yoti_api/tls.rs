@@ -24,13 +24,13 @@ use super::server::{Connection, PATIENCE, Server};
 use super::{StoppedClock, client, id, problem, settings};
 
 /// An authority that nobody trusts yet.
-struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDir,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,12 +40,12 @@ impl Authority {
         Self { issuer, directory }
     }
 
-    fn ca_file(&self) -> PathBuf {
+    pub(crate) fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
     /// A server that speaks these protocols, and tells which one each request came by.
-    async fn server(
+    pub(crate) async fn server(
         &self,
         protocols: &[&str],
         change: impl FnOnce(&mut CertificateParams),
