@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
-use reqwest::Url;
+use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -123,14 +122,14 @@ impl Client {
     async fn ask(&self, path: &SessionPath, id: SessionId) -> Result<Answer<'_>, Observation> {
         let deadline = self.server.deadline();
         let target = Target { base_url: &self.base_url, path: &path.of(id), deadline };
-        let Authorized { url, headers, token } =
-            self.access.authorize(&target, self.clock.now().wall).await?;
-        let mut answer = self.get(id, url, headers, deadline).await?;
+        let authorized = self.access.authorize(&target, self.clock.now().wall).await?;
+        let token = authorized.token.clone();
+        let mut answer = self.get(id, authorized, deadline).await?;
         if answer.head.status == StatusCode::UNAUTHORIZED
             && let Some(refused) = token
             && let Some(again) = self.access.reauthorize(&target, &refused).await?
         {
-            answer = self.get(id, again.url, again.headers, deadline).await?;
+            answer = self.get(id, again, deadline).await?;
         }
         if answer.head.status == StatusCode::OK {
             return Ok(answer);
@@ -142,13 +141,16 @@ impl Client {
     async fn get(
         &self,
         id: SessionId,
-        url: Url,
-        headers: HeaderMap,
+        authorized: Authorized,
         deadline: Instant,
     ) -> Result<Answer<'_>, Observation> {
         let started = self.clock.now();
+        let Authorized { url, headers, token } = authorized;
         let request = self.server.http.get(url).headers(headers);
         let answer = self.server.send(request, deadline, &*self.clock).await?;
+        if let Some(token) = token.filter(|_| answer.head.status != StatusCode::UNAUTHORIZED) {
+            token.note_accepted();
+        }
         if let Some(ahead) = answer.head.server_ahead_seconds {
             self.server_ahead_seconds.store(ahead, Ordering::Relaxed);
         }

@@ -6,6 +6,7 @@
 //! nobody waits for it and none expires on its way. Its life is counted on the monotonic clock,
 //! from before it was asked for: no step of the wall clock makes it seem younger than it is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,9 +32,11 @@ const ON_ITS_WAY: Duration = Duration::from_secs(10);
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 /// From a failed renewal to the next while the token still holds.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
-/// From one token given up because the API refused it to the next. An API that refuses every
-/// token must not have them all.
+/// From one token given up because the API refused it to the next.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
+/// The same where the API has never accepted the second one either: more won't help, and an API
+/// that refuses every token must not have them all. In a day this makes 96.
+const DOUBT_PAUSE: Duration = Duration::from_secs(15 * 60);
 
 /// An access token and its times, on the monotonic clock.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ pub(super) struct Token {
     renew_at: Duration,
     unusable_at: Duration,
     expires_at: Duration,
+    accepted: AtomicBool,
 }
 
 impl Token {
@@ -53,11 +57,22 @@ impl Token {
             renew_at: after(life / 5 * 4),
             unusable_at: after(life.saturating_sub(ON_ITS_WAY.min(life / 10))),
             expires_at: after(life),
+            accepted: AtomicBool::new(false),
         }
     }
 
     pub(super) const fn value(&self) -> &Secret<String> {
         &self.value
+    }
+
+    /// The API has let a request with this token in.
+    pub(super) fn note_accepted(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
+    /// How long ago the last refusal must be for this token to be given up for one, too.
+    fn pause(&self) -> Duration {
+        if self.accepted.load(Ordering::Relaxed) { REFUSAL_PAUSE } else { DOUBT_PAUSE }
     }
 }
 
@@ -131,7 +146,7 @@ impl Tokens {
         {
             let (mut held, now) = (self.shared.shelf(), self.shared.now());
             if held.token.as_ref().is_some_and(|token| Arc::ptr_eq(token, refused)) {
-                let just_now = |at: Duration| now.saturating_sub(at) < REFUSAL_PAUSE;
+                let just_now = |at: Duration| now.saturating_sub(at) < refused.pause();
                 if held.refused_at.is_some_and(just_now) {
                     return Ok(None);
                 }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::log::Log;
 use super::server::{PATIENCE, Server, answer};
-use super::tls::Authority;
+use super::tls::{ACCESS_TOKEN, Authority};
 use super::{NOW, PUBLISHED_KEY, SDK_ID, problem, published_key, settings};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -284,7 +284,23 @@ async fn after_a_revocation_one_new_token_lets_everybody_in_again() {
 }
 
 #[tokio::test]
-async fn an_api_that_refuses_every_token_gets_one_more_a_minute_and_no_others() {
+async fn of_two_revocations_within_a_minute_the_second_is_waited_out() {
+    let bench = Bench::new().await;
+    bench.succeed().await;
+    bench.sim.revoke_tokens();
+    bench.succeed().await;
+    bench.sim.revoke_tokens();
+    bench.clock.pass(MINUTE.saturating_sub(MOMENT));
+    let observation = bench.ask().await;
+    assert!(matches!(observation, Observation::Unauthorized(_)), "{observation:?}");
+    assert_eq!(bench.issued(), 2);
+    bench.clock.pass(MOMENT);
+    bench.succeed().await;
+    assert_eq!(bench.issued(), 3);
+}
+
+#[tokio::test]
+async fn an_api_that_refuses_every_token_gets_one_more_and_then_few() {
     let bench = Bench::new().await;
     bench.sim.fault(Fault::new(Effect::status(401)).at(Endpoint::Configuration));
     for _ in 0..20 {
@@ -295,11 +311,14 @@ async fn an_api_that_refuses_every_token_gets_one_more_a_minute_and_no_others() 
     }
     bench.ask_at_once(50).await;
     assert_eq!((bench.asked_for_tokens(), bench.asked_of_the_api()), (2, 71));
-    bench.clock.pass(MINUTE.saturating_sub(MOMENT));
+    bench.clock.pass((15 * MINUTE).saturating_sub(MOMENT));
     bench.ask().await;
     assert_eq!(bench.asked_for_tokens(), 2);
     bench.clock.pass(MOMENT);
     bench.ask_at_once(50).await;
+    assert_eq!(bench.asked_for_tokens(), 3);
+    bench.sim.clear_faults();
+    bench.succeed().await;
     assert_eq!(bench.asked_for_tokens(), 3);
 }
 
@@ -395,8 +414,8 @@ async fn lives_and_types_are_read_in_every_form() {
 
 #[tokio::test]
 async fn a_token_endpoint_that_hangs_is_given_up_at_the_deadline() {
-    let bench =
-        Bench::with(None, |settings, _| settings.timeout = Duration::from_millis(200)).await;
+    let bench = Bench::with(None, |settings, _| settings.timeout = 2 * PATIENCE).await;
+    bench.client.set_timeout(Duration::from_millis(200));
     bench.sim.fault(Fault::new(Effect::Hang).at(Endpoint::Token));
     let observation = tokio::time::timeout(PATIENCE, bench.ask()).await.unwrap();
     let problem = problem(&observation);
@@ -424,22 +443,23 @@ async fn a_token_endpoint_that_is_down_is_named_with_its_key() {
 async fn the_token_endpoint_is_trusted_by_the_same_ca_file() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let (address, _versions) = ours.server(&["h2", "http/1.1"], |_| {}).await;
-    for (authority, kind, words) in [
-        // What answers there gives no tokens, but was reached.
-        (&ours, ProblemKind::Malformed, "holds no access_token"),
-        (&theirs, ProblemKind::Unreachable, "api.ca_file"),
-    ] {
-        let bench = Bench::with(None, |settings, _| {
-            let url = format!("https://localhost:{}/token", address.port());
-            settings.auth = bearer(published_key(), &url, &["a"]);
-            settings.ca_file = Some(authority.ca_file());
-        })
-        .await;
-        let observation = bench.ask().await;
-        let problem = problem(&observation);
-        assert_eq!(problem.kind, kind, "{problem}");
-        assert!(problem.message.contains(words), "{problem}");
-    }
+    let ask = async |ca_file| {
+        let url = format!("https://localhost:{}", address.port());
+        let mut settings = settings(&url);
+        settings.auth = bearer(published_key(), &url, &["a"]);
+        settings.ca_file = Some(ca_file);
+        super::client(settings).session_state(super::id()).await
+    };
+    let (log, guard) = Log::of_this_thread();
+    assert_eq!(ask(ours.ca_file()).await, Observation::Ongoing);
+    drop(guard);
+    let logged = log.text();
+    assert!(logged.contains("the API answered"), "{logged}");
+    assert!(!logged.contains(ACCESS_TOKEN) && !logged.contains("Bearer "), "{logged}");
+    let observation = ask(theirs.ca_file()).await;
+    let problem = problem(&observation);
+    assert_eq!(problem.kind, ProblemKind::Unreachable);
+    assert!(problem.message.contains("api.ca_file"), "{problem}");
 }
 
 #[tokio::test]
