@@ -8,6 +8,7 @@ use ibvwatch::clock::Clock;
 use ibvwatch::domain::{Now, Observation, ProblemKind, SessionId};
 use ibvwatch::sim::{
     Effect, Endpoint, Fault, PublicKey, Refusal, Requirement, Session, Simulator, TokenRefusal,
+    World,
 };
 use ibvwatch::yoti::{Auth, Bearer, Client, PrivateKey, Scopes, Secret, SessionApi, TokenUrl};
 use tokio::net::TcpListener;
@@ -98,6 +99,10 @@ impl Bench {
             asking.spawn(async move { client.configuration(session).await });
         }
         asking.join_all().await
+    }
+
+    async fn until(&self, condition: impl FnMut(&World) -> bool) {
+        tokio::time::timeout(PATIENCE, self.sim.until(condition)).await.unwrap();
     }
 
     fn issued(&self) -> u64 {
@@ -191,7 +196,7 @@ async fn a_request_that_is_given_up_does_not_waste_its_token() {
     bench.sim.fault(Fault::new(Effect::Delay { millis: 100 }).at(Endpoint::Token));
     let (client, session) = (Arc::clone(&bench.client), bench.session);
     let given_up = tokio::spawn(async move { client.configuration(session).await });
-    bench.sim.until(|world| world.totals().in_flight == 1).await;
+    bench.until(|world| world.totals().in_flight == 1).await;
     given_up.abort();
     assert!(given_up.await.unwrap_err().is_cancelled());
     bench.succeed().await;
@@ -207,7 +212,7 @@ async fn a_token_is_renewed_once_it_has_lived_four_fifths_of_its_life() {
     assert_eq!(bench.asked_for_tokens(), 1);
     bench.clock.pass(MOMENT);
     bench.succeed().await;
-    bench.sim.until(|world| world.totals().answered(Endpoint::Token, 200) == 2).await;
+    bench.until(|world| world.totals().answered(Endpoint::Token, 200) == 2).await;
     // Far past the life of the first, the second still holds.
     bench.clock.pass(30 * MINUTE);
     bench.succeed().await;
@@ -224,7 +229,7 @@ async fn while_a_renewal_hangs_the_old_token_is_used() {
     for _ in 0..10 {
         bench.succeed().await;
     }
-    bench.sim.until(|world| world.totals().in_flight == 1).await;
+    bench.until(|world| world.totals().in_flight == 1).await;
     assert_eq!(bench.asked_for_tokens(), 2);
 }
 
@@ -281,6 +286,22 @@ async fn after_a_revocation_one_new_token_lets_everybody_in_again() {
         assert!(matches!(observation, Observation::Configuration(_)), "{observation:?}");
     }
     assert_eq!(bench.issued(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_late_is_met_with_the_token_that_others_have_by_then() {
+    let bench = Bench::new().await;
+    bench.succeed().await;
+    bench.sim.revoke_tokens();
+    let late = Fault::new(Effect::Delay { millis: 200 }).at(Endpoint::Configuration).times(1);
+    bench.sim.fault(late);
+    let (client, session) = (Arc::clone(&bench.client), bench.session);
+    let refused_late = tokio::spawn(async move { client.configuration(session).await });
+    bench.until(|world| world.session_totals(session).requests == 2).await;
+    bench.succeed().await;
+    let observation = refused_late.await.unwrap();
+    assert!(matches!(observation, Observation::Configuration(_)), "{observation:?}");
+    assert_eq!(bench.issued(), 2);
 }
 
 #[tokio::test]
