@@ -267,11 +267,6 @@ impl Truth {
         }
     }
 
-    /// When it ends if nothing else happens.
-    pub(crate) fn ends(&self) -> At {
-        self.said.map_or(self.deadline, |said| said.min(self.deadline))
-    }
-
     /// Each resource's state at that moment.
     pub(crate) fn states(&self, at: At) -> [&'static str; 3] {
         let mut states = [REQUIRED; 3];
