@@ -133,7 +133,8 @@ impl Laws {
     pub(crate) fn warned(&mut self, at: At, stretched: Option<f64>) {
         if stretched.is_some() {
             self.summary.warnings += 1;
-            let overloaded = [DisturbanceKind::Overload, DisturbanceKind::Flood];
+            let overloaded =
+                [DisturbanceKind::Overload, DisturbanceKind::Flood, DisturbanceKind::Throttle];
             let overloaded = overloaded.into_iter().any(|kind| self.in_a(kind, at));
             assert!(overloaded, "warned of too many polls at {at}, when they were not");
         }
