@@ -250,7 +250,9 @@ impl Daemon {
     fn reload(&mut self, new: Config) -> bool {
         let old = std::mem::replace(&mut self.config, new);
         let new = &self.config;
-        self.policy.send_replace(Arc::new(new.policy.clone()));
+        // Whether an ending can be confirmed is the client's, which stays.
+        let confirm = self.policy.borrow().confirm;
+        self.policy.send_replace(Arc::new(Policy { confirm, ..new.policy.clone() }));
         if new.limits != old.limits {
             let bucket = Bucket::new(new.limits, Arc::clone(&self.clock));
             self.bucket.send_replace(Arc::new(bucket));
@@ -298,6 +300,11 @@ impl Daemon {
                 warn!("not every event could be written in time; the rest comes at the next start");
                 sink.abort();
             }
+        }
+        // Closing it waits for the write under way, which may be one that hangs.
+        let closed = tokio::task::spawn_blocking(move || drop(self.store));
+        if tokio::time::timeout_at(deadline, closed).await.is_err() {
+            warn!("the store could not be closed in time; what was not written is polled again");
         }
         info!("stopped");
         ending
