@@ -31,8 +31,8 @@ use crate::yoti;
 pub struct Control {
     /// Cancelled when the daemon is to stop.
     pub stop: CancellationToken,
-    /// New configurations to take over, already validated.
-    pub reload: mpsc::Receiver<Config>,
+    /// The newest configuration to take over, already validated.
+    pub reload: watch::Receiver<Option<Config>>,
 }
 
 /// How a daemon ended that was not at fault.
@@ -53,11 +53,9 @@ pub enum AppError {
     #[error(transparent)]
     Store(StoreError),
     #[error(transparent)]
-    Poller(#[from] PollerError),
+    Poller(PollerError),
     #[error(transparent)]
     Directory(directory::WatchError),
-    #[error(transparent)]
-    Dispatch(DispatchError),
     #[error("standard output can't be used: {0}")]
     Output(#[source] std::io::Error),
     #[error("the {part} ended by itself{}", .error.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
@@ -69,6 +67,15 @@ impl From<StoreError> for AppError {
         match error {
             StoreError::Unusable(message) => Self::Unusable(message),
             StoreError::Stale(_) | StoreError::Failed(_) => Self::Store(error),
+        }
+    }
+}
+
+impl From<PollerError> for AppError {
+    fn from(error: PollerError) -> Self {
+        match error {
+            PollerError::Store(error) => error.into(),
+            PollerError::Died(_) => Self::Poller(error),
         }
     }
 }
@@ -128,6 +135,10 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.keep_time().await })
     };
+    let purge = {
+        let sinks: &[&str] = if config.events.stdout { &["stdout"] } else { &[] };
+        tokio::spawn(purge(Arc::clone(&store), config.store.retention, sinks))
+    };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
@@ -136,20 +147,30 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         "ibvwatch is running"
     );
     let refresh = refresh_on_request(&config.store.path, &store);
-    let mut daemon =
-        Daemon { config, clock, api, store, policy, bucket, max_in_flight, time, poller, sinks };
+    let mut daemon = Daemon {
+        config,
+        clock,
+        api,
+        store,
+        policy,
+        bucket,
+        max_in_flight,
+        time,
+        purge,
+        poller,
+        sinks,
+    };
     let ending = daemon.tend(control).await;
     if let Some(refresh) = refresh {
         refresh.abort();
+        // Its end is what takes the socket away; that it was aborted is known.
+        let _ = refresh.await;
     }
     daemon.stop(&stop_polls, &flush, ending).await
 }
 
 /// Without it, commands show poll times that are old, which is no reason not to run.
-fn refresh_on_request(
-    database: &Path,
-    store: &Arc<SqliteStore>,
-) -> Option<JoinHandle<std::io::Result<()>>> {
+fn refresh_on_request(database: &Path, store: &Arc<SqliteStore>) -> Option<JoinHandle<()>> {
     let listener = refresh::listen(database)
         .inspect_err(|error| {
             warn!(
@@ -173,6 +194,18 @@ async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppErr
     Ok(opened.await.map_err(died)??)
 }
 
+async fn purge(
+    store: Arc<SqliteStore>,
+    retention: Duration,
+    sinks: &'static [&'static str],
+) -> Result<Infallible, StoreError> {
+    let mut hourly = tokio::time::interval(PURGE_EVERY);
+    loop {
+        hourly.tick().await;
+        store.purge(retention, sinks).await?;
+    }
+}
+
 struct Daemon {
     config: Config,
     clock: Arc<dyn Clock>,
@@ -182,6 +215,7 @@ struct Daemon {
     bucket: watch::Sender<Arc<Bucket>>,
     max_in_flight: watch::Sender<usize>,
     time: JoinHandle<Result<Infallible, StoreError>>,
+    purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
     sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
 }
@@ -189,9 +223,7 @@ struct Daemon {
 impl Daemon {
     /// Keeps the registry in step with the session files, and waits for something to end.
     async fn tend(&mut self, mut control: Control) -> Result<Ending, AppError> {
-        let (deltas, mut changes) = mpsc::channel(DELTAS_WAITING);
-        let mut watching = self.watch_directories(&deltas);
-        let mut purge = tokio::time::interval(PURGE_EVERY);
+        let (mut watching, mut changes) = self.watch_directories();
         loop {
             tokio::select! {
                 () = control.stop.cancelled() => return Ok(Ending::Stopped),
@@ -212,29 +244,39 @@ impl Daemon {
                         Err(error) => AppError::Died { part: "directory watch", error: Some(error) },
                     });
                 }
-                Some(delta) = changes.recv() => self.take_over(delta).await?,
-                Some(config) = control.reload.recv() => {
-                    if self.reload(config) {
-                        watching.abort();
-                        watching = self.watch_directories(&deltas);
-                    }
+                ended = &mut self.purge => {
+                    return Err(match ended {
+                        Ok(Err(error)) => error.into(),
+                        Err(error) => AppError::Died { part: "purge", error: Some(error) },
+                    });
                 }
-                _ = purge.tick() => {
-                    let sinks: &[&str] = if self.config.events.stdout { &["stdout"] } else { &[] };
-                    self.store.purge(self.config.store.retention, sinks).await?;
+                Some(delta) = changes.recv() => tokio::select! {
+                    // The store may have to wait for a full disk.
+                    () = control.stop.cancelled() => return Ok(Ending::Stopped),
+                    taken = self.take_over(delta) => taken?,
+                },
+                Ok(()) = control.reload.changed() => {
+                    let config = control.reload.borrow_and_update().clone();
+                    if config.is_some_and(|config| self.reload(&config)) {
+                        watching.abort();
+                        (watching, changes) = self.watch_directories();
+                    }
                 }
             }
         }
     }
 
-    fn watch_directories(&self, deltas: &mpsc::Sender<directory::Delta>) -> Watching {
-        tokio::spawn(directory::watch(
+    /// Each watch has a channel of its own: what an earlier one found is no longer wanted.
+    fn watch_directories(&self) -> (Watching, mpsc::Receiver<directory::Delta>) {
+        let (deltas, changes) = mpsc::channel(DELTAS_WAITING);
+        let watching = tokio::spawn(directory::watch(
             self.config.sessions.clone(),
             self.store.listed(),
             SystemClock,
-            deltas.clone(),
+            deltas,
             watch::Sender::default(),
-        ))
+        ));
+        (watching, changes)
     }
 
     async fn take_over(&self, delta: directory::Delta) -> Result<(), AppError> {
@@ -247,25 +289,29 @@ impl Daemon {
     }
 
     /// Takes over what can change while running; true if the directories are to be watched anew.
-    fn reload(&mut self, new: Config) -> bool {
-        let old = std::mem::replace(&mut self.config, new);
-        let new = &self.config;
-        // Whether an ending can be confirmed is the client's, which stays.
-        let confirm = self.policy.borrow().confirm;
-        self.policy.send_replace(Arc::new(Policy { confirm, ..new.policy.clone() }));
+    fn reload(&mut self, new: &Config) -> bool {
+        let old = self.config.clone();
+        let in_force = Config {
+            api: Api { timeout: new.api.timeout, ..old.api.clone() },
+            policy: Policy { confirm: old.policy.confirm, ..new.policy.clone() },
+            store: old.store.clone(),
+            events: old.events.clone(),
+            ..new.clone()
+        };
+        self.policy.send_replace(Arc::new(in_force.policy.clone()));
         if new.limits != old.limits {
             let bucket = Bucket::new(new.limits, Arc::clone(&self.clock));
             self.bucket.send_replace(Arc::new(bucket));
         }
         self.max_in_flight.send_replace(new.limits.max_in_flight);
         self.api.set_timeout(new.api.timeout);
-        let old_api = Api { timeout: new.api.timeout, ..old.api };
         let fixed = [
-            ("api", new.api != old_api),
+            ("api", new.api != in_force.api),
             ("store", new.store != old.store),
             ("events", new.events.source != old.events.source),
             ("sinks", new.events.stdout != old.events.stdout),
         ];
+        self.config = in_force;
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
             warn!(key, "changed, but takes effect only after a restart");
         }
@@ -283,11 +329,23 @@ impl Daemon {
         let deadline = Instant::now() + STOP_WITHIN;
         self.time.abort();
         stop_polls.cancel();
-        if !self.poller.is_finished()
-            && tokio::time::timeout(POLLS_WITHIN, &mut self.poller).await.is_err()
-        {
-            warn!("polls under way did not finish in time and are given up; nothing is lost by it");
-            self.poller.abort();
+        self.purge.abort();
+        let mut ending = ending;
+        if !self.poller.is_finished() {
+            match tokio::time::timeout(POLLS_WITHIN, &mut self.poller).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => ending = ending.and(Err(error.into())),
+                Ok(Err(error)) => {
+                    let died = AppError::Died { part: "poller", error: Some(error) };
+                    ending = ending.and(Err(died));
+                }
+                Err(_) => {
+                    warn!(
+                        "polls under way did not finish in time and are given up; nothing is lost by it"
+                    );
+                    self.poller.abort();
+                }
+            }
         }
         match tokio::time::timeout_at(deadline, self.store.checkpoint()).await {
             Ok(Ok(())) => {}
@@ -296,15 +354,21 @@ impl Daemon {
         }
         flush.cancel();
         for mut sink in self.sinks.into_iter().filter(|sink| !sink.is_finished()) {
-            if tokio::time::timeout_at(deadline, &mut sink).await.is_err() {
-                warn!("not every event could be written in time; the rest comes at the next start");
-                sink.abort();
+            match tokio::time::timeout_at(deadline, &mut sink).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(ended) => ending = ending.and(sink_ended(ended)),
+                Err(_) => {
+                    warn!(
+                        "not every event could be written in time; the rest comes at the next start"
+                    );
+                    sink.abort();
+                }
             }
         }
-        // Closing it waits for the write under way, which may be one that hangs.
-        let closed = tokio::task::spawn_blocking(move || drop(self.store));
-        if tokio::time::timeout_at(deadline, closed).await.is_err() {
-            warn!("the store could not be closed in time; what was not written is polled again");
+        // The store's writer is waited for, but not longer than for anything else.
+        let close = tokio::task::spawn_blocking(move || drop(self.store));
+        if tokio::time::timeout_at(deadline, close).await.is_err() {
+            warn!("the store could not be closed in time; the next start takes it up as it is");
         }
         info!("stopped");
         ending
@@ -331,7 +395,7 @@ fn sink_ended(ended: SinkEnd) -> Result<Ending, AppError> {
             );
             Ok(Ending::ReaderGone)
         }
-        Ok(Err(error @ DispatchError::Store(_))) => Err(AppError::Dispatch(error)),
+        Ok(Err(DispatchError::Store(error))) => Err(error.into()),
         Ok(Ok(())) => Err(AppError::Died { part: "sink", error: None }),
         Err(error) => Err(AppError::Died { part: "sink", error: Some(error) }),
     }

@@ -4,6 +4,7 @@
 //! command needs only some sections and isn't kept from its work by a mistake in another:
 //! [`Loaded::require`] says which it needs.
 
+mod auth;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ use crate::directory;
 use crate::domain::Policy;
 use crate::yoti;
 use crate::yoti::{
-    Auth, BaseUrl, ClientError, InvalidSdkId, KeyError, PrivateKey, SessionPath, Signer,
+    BaseUrl, Bearer, ClientError, InvalidSdkId, KeyError, PrivateKey, SessionPath, Signer,
 };
 
+pub use auth::{Auth, AuthMethod};
 use sources::Sources;
 pub use sources::{Environment, Place, Problem};
 
@@ -38,7 +40,7 @@ pub struct Config {
     pub log: Log,
 }
 
-/// Where the API is and how requests are signed. The key is read when a client is made.
+/// Where the API is and how to be let in. The key is read when a client is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Api {
     pub base_url: BaseUrl,
@@ -50,9 +52,7 @@ pub struct Api {
     /// In bytes.
     pub max_response_size: u64,
     pub ca_file: Option<PathBuf>,
-    pub private_key_file: PathBuf,
-    /// systemd's, whose files may be readable by the group.
-    pub credentials_directory: Option<PathBuf>,
+    pub auth: Auth,
 }
 
 /// Why no client can be made from the configuration.
@@ -72,12 +72,22 @@ impl Api {
     /// # Errors
     /// The key or the certificates can't be used.
     pub fn client(&self, clock: Arc<dyn Clock>) -> Result<yoti::Client, ApiError> {
-        let key = PrivateKey::load(&self.private_key_file, self.credentials_directory.as_deref())?;
+        let Auth { method, private_key_file, credentials_directory } = &self.auth;
+        let key = PrivateKey::load(private_key_file, credentials_directory.as_deref())?;
+        let auth = match method {
+            AuthMethod::SignedRequest => yoti::Auth::SignedRequest(Signer::new(&self.sdk_id, key)?),
+            AuthMethod::Bearer { token_url, scopes } => yoti::Auth::Bearer(Bearer::new(
+                &self.sdk_id,
+                key,
+                token_url.clone(),
+                scopes.clone(),
+            )?),
+        };
         let settings = yoti::Settings {
             base_url: self.base_url.clone(),
             configuration_path: self.configuration_path.clone(),
             session_path: self.session_path.clone(),
-            auth: Auth::SignedRequest(Signer::new(&self.sdk_id, key)?),
+            auth,
             timeout: self.timeout,
             connect_timeout: self.connect_timeout,
             max_response_size: self.max_response_size,
@@ -209,25 +219,6 @@ fn api(sources: &mut Sources, environment: &Environment) -> Api {
         sources
             .problem("api.sdk_id", "required: the SDK id that the Yoti Hub shows beside your key");
     }
-    if let Some(method) = sources.text("api.auth.method")
-        && method != "signed_request"
-    {
-        sources
-            .problem("api.auth.method", format!("{method:?} is unknown; write \"signed_request\""));
-    }
-    let private_key_file = sources.text("api.auth.private_key_file").map(PathBuf::from);
-    let credentials = environment.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let credential = credentials
-        .as_ref()
-        .map(|directory| directory.join("yoti.pem"))
-        .filter(|file| file.exists());
-    let private_key_file = private_key_file.or(credential).unwrap_or_else(|| {
-        sources.problem(
-            "api.auth.private_key_file",
-            "required: the path of the PEM file with your application's private key",
-        );
-        PathBuf::new()
-    });
     Api {
         base_url: sources.parsed("api.base_url").unwrap_or_default(),
         configuration_path: sources
@@ -243,8 +234,7 @@ fn api(sources: &mut Sources, environment: &Environment) -> Api {
         connect_timeout: duration(sources, "api.connect_timeout", secs(5), MILLISECOND..=HOUR),
         max_response_size: response_size(sources),
         ca_file: sources.text("api.ca_file").map(PathBuf::from),
-        private_key_file,
-        credentials_directory: credentials,
+        auth: auth::auth(sources, environment),
     }
 }
 
@@ -317,7 +307,7 @@ fn policy(sources: &mut Sources) -> Policy {
             MILLISECOND..=HOUR,
         ),
         backoff_max: duration(sources, "poll.backoff_max", default.backoff_max, MILLISECOND..=DAY),
-        failing_after: integer(sources, "poll.failing_after", default.failing_after, 1),
+        failing_after: integer(sources, "poll.failing_after", default.failing_after, 1..=1_000_000),
         expiring_before: duration(
             sources,
             "poll.expiring_before",
@@ -363,10 +353,10 @@ fn limits(sources: &mut Sources) -> Limits {
         );
         rate = 10.0;
     }
-    let max_in_flight = integer(sources, "poll.max_in_flight", 8, 1);
+    let max_in_flight = integer(sources, "poll.max_in_flight", 8, 1..=10_000);
     Limits {
         rate,
-        burst: integer(sources, "poll.burst", 20, 1),
+        burst: integer(sources, "poll.burst", 20, 1..=1_000_000),
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
     }
 }
@@ -439,12 +429,17 @@ fn duration(sources: &mut Sources, key: &'static str, default: Duration, range: 
     sources.take(key, parse).unwrap_or(default)
 }
 
-fn integer(sources: &mut Sources, key: &'static str, default: u32, least: u32) -> u32 {
+fn integer(
+    sources: &mut Sources,
+    key: &'static str,
+    default: u32,
+    range: std::ops::RangeInclusive<u32>,
+) -> u32 {
     let parse = |value: config::Value| {
         let number = value.into_uint().ok().and_then(|number| u32::try_from(number).ok());
         number
-            .filter(|number| *number >= least)
-            .ok_or_else(|| format!("write a whole number, {least} or more"))
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| format!("write a whole number, {} to {}", range.start(), range.end()))
     };
     sources.take(key, parse).unwrap_or(default)
 }

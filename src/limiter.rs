@@ -43,9 +43,14 @@ impl Bucket {
     /// Waits for a token and takes it.
     pub async fn take(&self) {
         while let Err(wait) = self.try_take() {
-            // tokio's timers count whole milliseconds; rounding down would spin.
-            tokio::time::sleep(wait + Duration::from_millis(1)).await;
+            Self::wait(wait).await;
         }
+    }
+
+    /// Waits as long as [`try_take`](Self::try_take) said.
+    pub async fn wait(wait: Duration) {
+        // tokio's timers count whole milliseconds; rounding down would spin.
+        tokio::time::sleep(wait + Duration::from_millis(1)).await;
     }
 }
 
@@ -89,9 +94,60 @@ impl Reference for Instant {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::clock::TokioClock;
-    use crate::domain::Timestamp;
+    use crate::domain::{Now, Timestamp};
+
+    /// Milliseconds, as the test sets them.
+    struct Manual(AtomicU64);
+
+    impl Clock for Manual {
+        fn now(&self) -> Now {
+            let monotonic = Duration::from_millis(self.0.load(Ordering::Relaxed));
+            Now { wall: Timestamp::from_millis(0), monotonic }
+        }
+    }
+
+    proptest! {
+        /// Whenever tokens are asked for: the burst and what the rate brings, and no more; and
+        /// who waits as long as told gets one.
+        #[test]
+        fn no_pattern_of_requests_gets_more_than_the_burst_and_the_rate(
+            rate in 0.01..500.0_f64,
+            burst in 1_u32..100,
+            pattern in prop::collection::vec((0_u64..20_000, 1_usize..40, any::<bool>()), 1..60),
+        ) {
+            let clock = Arc::new(Manual(AtomicU64::new(1_000)));
+            let limits = Limits { rate, burst, max_in_flight: 1 };
+            let bucket = Bucket::new(limits, Arc::clone(&clock) as Arc<dyn Clock>);
+            let mut taken = Vec::new();
+            for (pause, asked, patient) in pattern {
+                clock.0.fetch_add(pause, Ordering::Relaxed);
+                for _ in 0..asked {
+                    if let Err(wait) = bucket.try_take() {
+                        if !patient {
+                            break;
+                        }
+                        let wait = u64::try_from(wait.as_millis()).unwrap() + 1;
+                        clock.0.fetch_add(wait, Ordering::Relaxed);
+                        prop_assert!(bucket.try_take().is_ok());
+                    }
+                    taken.push(f64::from(u32::try_from(clock.0.load(Ordering::Relaxed)).unwrap()));
+                }
+            }
+            for (first, from) in taken.iter().enumerate() {
+                let mut allowed = f64::from(burst) + 1e-6;
+                for (to, before) in taken[first..].iter().zip([from].into_iter().chain(&taken[first..])) {
+                    allowed += (to - before) / 1_000.0 * rate - 1.0;
+                    prop_assert!(allowed >= 0.0, "from {from} to {to}");
+                }
+            }
+        }
+    }
 
     fn bucket(rate: f64, burst: u32) -> Bucket {
         let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(0)));

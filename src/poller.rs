@@ -17,8 +17,8 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::domain::{
-    ApiDetail, ApiEvent, Breaker, Detail, Exchange, Gate, Observation, Pace, Policy, ProblemKind,
-    ResourceState, Session, Transition, Turn,
+    Admission, Admitted, Answer, ApiDetail, ApiEvent, Detail, Event, Gate, Observation, Policy,
+    ProblemKind, ResourceState, Session, SessionId, Timestamp, Transition, Turn,
 };
 use crate::limiter::Bucket;
 use crate::store::{Lease, Store, StoreError};
@@ -30,7 +30,7 @@ pub struct Poller<S, A> {
     api: Arc<A>,
     clock: Arc<dyn Clock>,
     settings: Settings,
-    health: Mutex<Health>,
+    admission: Mutex<Admission>,
     rng: Mutex<StdRng>,
     diary: Diary,
 }
@@ -44,13 +44,6 @@ pub struct Settings {
     pub max_in_flight: watch::Receiver<usize>,
 }
 
-/// What the answers say of the API as a whole, and the polls of the load.
-#[derive(Debug)]
-struct Health {
-    breaker: Breaker,
-    pace: Pace,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum PollerError {
     #[error(transparent)]
@@ -58,6 +51,9 @@ pub enum PollerError {
     #[error("a poll died: {0}")]
     Died(#[from] JoinError),
 }
+
+/// The machine may be suspended in the middle of any sleep, and limits be changed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 type UnderWay = JoinSet<Result<(), PollerError>>;
 
@@ -70,13 +66,13 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         settings: Settings,
         seed: u64,
     ) -> Self {
-        let breaker = Breaker::resume(store.unavailable());
+        let admission = Mutex::new(Admission::resume(store.unavailable()));
         Self {
             store,
             api,
             clock,
             settings,
-            health: Mutex::new(Health { breaker, pace: Pace::default() }),
+            admission,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             diary: Diary::default(),
         }
@@ -111,10 +107,10 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                 }
                 continue;
             }
-            let gate = this.health().breaker.gate(this.clock.now());
+            let gate = this.admission().gate(this.clock.now());
             if let Gate::Closed(wait) = gate {
                 tokio::select! {
-                    () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)) => {}
+                    () = tokio::time::sleep(wait.map_or(LONGEST_SLEEP, |wait| wait.min(LONGEST_SLEEP))) => {}
                     Some(done) = under_way.join_next() => done??,
                 }
                 continue;
@@ -126,37 +122,33 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                     continue;
                 }
             };
-            let Some(lease) = this.with_token(lease).await? else { continue };
-            under_way.spawn(Arc::clone(this).poll(lease));
+            if let Err(wait) = this.bucket().try_take() {
+                // By then somebody else may be more urgent, or be asking for a token as well.
+                this.store.release(lease);
+                Bucket::wait(wait.min(LONGEST_SLEEP)).await;
+            } else if this.admit(&lease) {
+                under_way.spawn(Arc::clone(this).poll(lease));
+            } else {
+                this.store.release(lease);
+            }
         }
     }
 
-    /// Takes a token for the poll. Where that takes time, who is polled is decided anew at the
-    /// end of it; `None` if by then nobody is to be.
-    async fn with_token(&self, mut lease: Lease) -> Result<Option<Lease>, PollerError> {
-        let bucket = self.bucket();
-        if bucket.try_take().is_err() {
-            bucket.take().await;
-            self.store.release(lease);
-            lease = self.store.next_due().await?;
-        }
+    fn admit(&self, lease: &Lease) -> bool {
         let now = self.clock.now();
-        let policy = self.policy();
-        let cadence = lease.session.cadence(now.wall, &policy);
-        let mut health = self.health();
-        if matches!(health.breaker.gate(now), Gate::Closed(_)) {
-            self.store.release(lease);
-            return Ok(None);
+        let cadence = lease.session.cadence(now.wall, &self.policy());
+        match self.admission().admit(&lease.session, lease.due_at, cadence, now) {
+            Admitted::No => false,
+            Admitted::Yes { stretched: None } => true,
+            Admitted::Yes { stretched: Some(stretch) } => {
+                warn!(
+                    "more polls are due than poll.rate_limit and poll.max_in_flight allow: they \
+                     come {stretch:.1} times as far apart as configured; raise the limits or \
+                     lengthen poll.interval (ibvwatch plan says more)"
+                );
+                true
+            }
         }
-        health.breaker.polling(lease.session.id());
-        if let Some(stretch) = health.pace.polling(lease.due_at, cadence, now) {
-            warn!(
-                "more polls are due than poll.rate_limit and poll.max_in_flight allow: they come \
-                 {stretch:.1} times as far apart as configured; raise the limits or lengthen \
-                 poll.interval (ibvwatch plan says more)"
-            );
-        }
-        Ok(Some(lease))
     }
 
     async fn poll(self: Arc<Self>, lease: Lease) -> Result<(), PollerError> {
@@ -172,21 +164,21 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             None
         };
         self.diary.answered(&lease.session, &observation, state.as_ref());
+        // A reload may have come while the request was under way.
+        let policy = self.policy();
         let (turn, transition) = {
-            let (mut health, mut rng) = (self.health(), lock(&self.rng));
-            let last_word = state.as_ref().unwrap_or(&observation);
+            let (mut admission, mut rng) = (self.admission(), lock(&self.rng));
+            let answer = Answer { observation, state, sent, arrived };
             let (live, now) = (self.store.live(), self.clock.now());
-            let turn = health.breaker.answered(id, last_word, live, now, &policy, &mut *rng);
-            let outage = health.breaker.cause().is_some();
-            let exchange = Exchange { sent, arrived, outage };
-            (turn, lease.session.observe(observation, state, exchange, &policy, &mut *rng))
+            admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)
         };
-        Diary::decided(&transition);
+        let told = Told::of(&transition);
         match self.store.commit(lease, transition).await {
+            Ok(()) => told.log(id),
             Err(StoreError::Stale(id)) => {
                 debug!(session = %id, "the session was changed during its poll; polling it again");
             }
-            other => other?,
+            Err(error) => return Err(error.into()),
         }
         match turn {
             Some(turn) => self.announce(turn).await,
@@ -206,7 +198,10 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             }
             Turn::Closed { cause, since } => {
                 info!(cause = cause.as_str(), unavailable_since = %since, "the API can be used again; overdue polls are spread");
-                self.store.spread_overdue();
+                // After a short pause little is overdue, and everybody keeps their place.
+                if time.since(since) >= self.policy().active_interval {
+                    self.store.spread_overdue();
+                }
                 let detail = ApiDetail::Available { unavailable_since: since };
                 ApiEvent { time, cause, detail }
             }
@@ -222,8 +217,8 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         Arc::clone(&self.settings.bucket.borrow())
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
-        lock(&self.health)
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        lock(&self.admission)
     }
 }
 
@@ -303,10 +298,22 @@ impl Diary {
             }
         }
     }
+}
 
-    fn decided(transition: &Transition) {
-        let session = transition.session.id();
-        for event in &transition.events {
+/// What a decision is to be logged as, once it is durable.
+struct Told {
+    events: Vec<Event>,
+    next_poll: Timestamp,
+}
+
+impl Told {
+    fn of(transition: &Transition) -> Self {
+        let next_poll = transition.session.schedule().poll_at;
+        Self { events: transition.events.clone(), next_poll }
+    }
+
+    fn log(&self, session: SessionId) {
+        for event in &self.events {
             match &event.detail {
                 Detail::Ended { reason, unresolved } => {
                     info!(%session, reason = reason.as_str(), unresolved = unresolved.len(), "session ended");
@@ -329,8 +336,8 @@ impl Diary {
                 | Detail::Expiring { .. } => debug!(%session, event = %event.kind(), "event"),
             }
         }
-        if transition.events.is_empty() {
-            debug!(%session, next_poll = %transition.session.schedule().poll_at, "polled");
+        if self.events.is_empty() {
+            debug!(%session, next_poll = %self.next_poll, "polled");
         }
     }
 }

@@ -12,8 +12,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 
+/// Says that the schedule is written down; a connection closed without it says that it isn't.
+const DONE: u8 = b'.';
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Longer than a command waits, the daemon may take; it then reads what is there.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -30,35 +34,54 @@ pub fn socket_path(database: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The path is too long for a socket (108 bytes on Linux), or can't be written to.
-pub fn listen(database: &Path) -> io::Result<UnixListener> {
+pub fn listen(database: &Path) -> io::Result<Socket> {
     let path = socket_path(database);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let socket = Socket { listener: UnixListener::bind(&path)?, path };
+    std::fs::set_permissions(&socket.path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(socket)
+}
+
+/// The open socket; gone from the file system when dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!("{} could not be removed: {error}", self.path.display());
+        }
+    }
 }
 
 /// Serves whoever asks, one after the other, for ever.
-///
-/// # Errors
-/// The socket can't be accepted from any more.
-pub async fn serve<F, E>(
-    listener: UnixListener,
-    mut write_down: impl FnMut() -> F,
-) -> io::Result<()>
+pub async fn serve<F, E>(socket: Socket, mut write_down: impl FnMut() -> F)
 where
     F: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
     loop {
-        let (asking, _) = listener.accept().await?;
-        if let Err(error) = write_down().await {
-            tracing::warn!("the schedule could not be written down for a command: {error}");
+        let mut asking = match socket.listener.accept().await {
+            Ok((asking, _)) => asking,
+            Err(error) => {
+                tracing::warn!("a command could not be let in: {error}");
+                tokio::time::sleep(AFTER_FAILURE).await;
+                continue;
+            }
+        };
+        match write_down().await {
+            // Who has gone meanwhile need not be told.
+            Ok(()) => drop(asking.write_all(&[DONE]).await),
+            Err(error) => {
+                tracing::warn!("the schedule could not be written down for a command: {error}");
+            }
         }
-        drop(asking);
     }
 }
 
@@ -79,9 +102,10 @@ pub fn ask(database: &Path) -> Refreshed {
     let Ok(mut daemon) = UnixStream::connect(socket_path(database)) else {
         return Refreshed::NobodyThere;
     };
+    let mut answer = [0];
     let answered =
-        daemon.set_read_timeout(Some(PATIENCE)).and_then(|()| daemon.read(&mut [0])).is_ok();
-    if answered { Refreshed::Yes } else { Refreshed::NotInTime }
+        daemon.set_read_timeout(Some(PATIENCE)).and_then(|()| daemon.read_exact(&mut answer));
+    if answered.is_ok() && answer == [DONE] { Refreshed::Yes } else { Refreshed::NotInTime }
 }
 
 #[cfg(test)]
@@ -95,11 +119,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let database = home.path().join("ibvwatch.db");
         assert_eq!(ask(&database), Refreshed::NobodyThere);
+        std::fs::write(socket_path(&database), "left behind").unwrap();
         for _ in 0..2 {
-            // The second time there is a socket left behind.
-            let listener = listen(&database).unwrap();
+            let socket = listen(&database).unwrap();
             let (written, mut count) = tokio::sync::watch::channel(0);
-            let serving = tokio::spawn(serve(listener, move || {
+            let serving = tokio::spawn(serve(socket, move || {
                 written.send_modify(|count| *count += 1);
                 std::future::ready(Ok::<(), Infallible>(()))
             }));
@@ -109,6 +133,7 @@ mod tests {
             assert_eq!(*count.borrow_and_update(), 1);
             serving.abort();
             assert!(serving.await.unwrap_err().is_cancelled());
+            assert!(!socket_path(&database).exists());
         }
     }
 }

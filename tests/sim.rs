@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
-use base64::prelude::{BASE64_STANDARD, Engine as _};
+use aws_lc_rs::signature::{
+    KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RSA_PSS_SHA384, RsaSignatureEncoding,
+};
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use ibvwatch::clock::Clock;
 use ibvwatch::domain::{Now, ResourceKey, ResourceState, SessionId, Timestamp};
 use ibvwatch::sim::{
     Action, AfterEnd, Effect, Endpoint, Fault, Happening, Outcome, PublicKey, Refusal, Requirement,
-    SECRETS, Script, Session, SessionState, Settings, Simulator,
+    SECRETS, Script, Session, SessionState, Settings, Simulator, TokenRefusal, TokenTotals,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -97,11 +99,61 @@ impl Bench {
     }
 
     fn sign(&self, message: &str) -> String {
+        BASE64_STANDARD.encode(self.sign_as(&RSA_PKCS1_SHA256, message))
+    }
+
+    fn sign_as(&self, encoding: &'static RsaSignatureEncoding, message: &str) -> Vec<u8> {
         let mut signature = vec![0; self.key.public_modulus_len()];
-        self.key
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
-            .unwrap();
-        BASE64_STANDARD.encode(signature)
+        self.key.sign(encoding, &SystemRandom::new(), message.as_bytes(), &mut signature).unwrap();
+        signature
+    }
+
+    /// The claims of an assertion that is to be accepted.
+    fn claims(&self) -> Value {
+        let now = self.clock.now().wall.as_millis() / 1_000;
+        let subject = format!("sdk:{SDK_ID}");
+        json!({
+            "iss": subject, "sub": subject, "aud": "http://simulator/v1/oauth/token",
+            "jti": Uuid::new_v4(), "iat": now, "exp": now + 300
+        })
+    }
+
+    fn assertion(&self, header: &str, claims: &Value) -> String {
+        self.assertion_as(&RSA_PSS_SHA384, header, claims)
+    }
+
+    fn assertion_as(
+        &self,
+        encoding: &'static RsaSignatureEncoding,
+        header: &str,
+        claims: &Value,
+    ) -> String {
+        let [header, claims] =
+            [header.to_owned(), claims.to_string()].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
+        let signed = format!("{header}.{claims}");
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(self.sign_as(encoding, &signed));
+        format!("{signed}.{signature}")
+    }
+
+    async fn ask_for_token(&self, assertion: &str) -> Answer {
+        self.post_form(&token_form("idv:sessions", assertion)).await
+    }
+
+    async fn post_form(&self, form: &str) -> Answer {
+        let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
+        self.raw("POST", "/v1/oauth/token", kind, form).await
+    }
+
+    async fn token(&self) -> String {
+        let answer = self.ask_for_token(&self.assertion(PS384, &self.claims())).await;
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        answer.json()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// A configuration, asked for with a token and more that comes after the path.
+    async fn bearing(&self, id: SessionId, token: &str, rest: &str) -> Answer {
+        let target = format!("/idverify/v1/sessions/{id}/configuration{rest}");
+        self.raw("GET", &target, &format!("Authorization: Bearer {token}\r\n"), "").await
     }
 
     /// A target that is to be let in, without the path of the base URL.
@@ -157,6 +209,15 @@ impl Bench {
         stream.write_all(request.as_bytes()).await.unwrap();
         stream
     }
+}
+
+const PS384: &str = r#"{"alg":"PS384","typ":"JWT"}"#;
+
+fn token_form(scope: &str, assertion: &str) -> String {
+    format!(
+        "grant_type=client_credentials&scope={scope}&client_assertion={assertion}\
+         &client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer"
+    )
 }
 
 fn fixture(name: &str) -> String {
@@ -801,4 +862,172 @@ async fn a_stopped_simulator_has_let_go_of_its_port_and_its_connections() {
     assert!(rest.is_empty());
     let again = Settings { listen: address, ..Settings::new(SDK_ID) };
     Simulator::start(again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_is_given_for_an_assertion_as_documented_and_opens_the_api() {
+    let bench = Bench::new().await;
+    let id = bench.three_documents();
+    let assertion = bench.assertion(PS384, &bench.claims());
+    let form = token_form("openid+idv%3Asessions", &assertion);
+    let given = bench.post_form(&form).await;
+    assert_eq!(given.status, 200, "{}", String::from_utf8_lossy(&given.body));
+    let mut given = given.json();
+    let token = given["access_token"].take();
+    assert_eq!(
+        given,
+        json!({
+            "access_token": null, "token_type": "Bearer", "expires_in": 3600,
+            "scope": "idv:sessions"
+        })
+    );
+    let token = token.as_str().unwrap();
+    assert!(token.starts_with("simulated-access-token-"), "{token}");
+    assert_eq!(bench.bearing(id, token, "").await.status, 200);
+    assert_eq!(bench.configuration(id).await.status, 200, "signed requests are let in, too");
+    let url = bench.simulator.token_url();
+    assert_eq!(url, format!("http://{}/v1/oauth/token", bench.simulator.address()));
+}
+
+#[tokio::test]
+async fn an_assertion_that_is_not_as_documented_gets_no_token() {
+    let bench = Bench::new().await;
+    let now = bench.clock.now().wall.as_millis() / 1_000;
+    let with = |name: &str, value: Value| {
+        let mut claims = bench.claims();
+        claims[name] = value;
+        bench.assertion(PS384, &claims)
+    };
+    let good = bench.claims();
+    let tampered = {
+        let whole = bench.assertion(PS384, &good);
+        let (_, signature) = whole.rsplit_once('.').unwrap();
+        let other = with("exp", json!(now + 299));
+        format!("{}.{signature}", other.rsplit_once('.').unwrap().0)
+    };
+    for (wrong, assertion, refusal) in [
+        ("nothing", String::new(), TokenRefusal::NotAnAssertion),
+        ("no JWT", "a.b".into(), TokenRefusal::NotAnAssertion),
+        ("no JSON", "YQ.YQ.YQ".into(), TokenRefusal::NotAnAssertion),
+        ("no jti", with("jti", Value::Null), TokenRefusal::NotAnAssertion),
+        ("a short jti", with("jti", json!("1")), TokenRefusal::NotAnAssertion),
+        (
+            "another algorithm",
+            bench.assertion(r#"{"alg":"RS256","typ":"JWT"}"#, &good),
+            TokenRefusal::WrongAlgorithm,
+        ),
+        (
+            "no algorithm",
+            bench.assertion(r#"{"alg":"none","typ":"JWT"}"#, &good),
+            TokenRefusal::WrongAlgorithm,
+        ),
+        (
+            "another hash",
+            bench.assertion_as(&RSA_PSS_SHA256, PS384, &good),
+            TokenRefusal::WrongAssertionSignature,
+        ),
+        (
+            "another padding",
+            bench.assertion_as(&RSA_PKCS1_SHA256, PS384, &good),
+            TokenRefusal::WrongAssertionSignature,
+        ),
+        ("other claims than signed", tampered, TokenRefusal::WrongAssertionSignature),
+        ("the bare SDK id", with("iss", json!(SDK_ID)), TokenRefusal::WrongIssuer),
+        ("another subject", with("sub", json!("sdk:other")), TokenRefusal::WrongIssuer),
+        ("another audience", with("aud", json!("https://x")), TokenRefusal::WrongAudience),
+        ("an end just past", with("exp", json!(now)), TokenRefusal::WrongTime),
+        ("an end too far ahead", with("exp", json!(now + 301)), TokenRefusal::WrongTime),
+        ("a beginning ahead", with("iat", json!(now + 1)), TokenRefusal::WrongTime),
+        ("a beginning long past", with("iat", json!(now - 301)), TokenRefusal::WrongTime),
+    ] {
+        let answer = bench.ask_for_token(&assertion).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("invalid_client")));
+        let refused = bench.simulator.exchanges().last().unwrap().refusal;
+        assert_eq!(refused, Some(Refusal::Token(refusal)), "{wrong}");
+    }
+    assert_eq!(bench.simulator.tokens(), TokenTotals::default());
+    assert_eq!(bench.ask_for_token(&bench.assertion(PS384, &good)).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_assertion_is_good_for_one_token_even_if_nobody_answered_it() {
+    let bench = Bench::new().await;
+    bench.simulator.fault(Fault::new(Effect::status(503)).at(Endpoint::Token).times(1));
+    let assertion = bench.assertion(PS384, &bench.claims());
+    assert_eq!(bench.ask_for_token(&assertion).await.status, 503);
+    assert_eq!(bench.ask_for_token(&assertion).await.status, 401);
+    let refused = bench.simulator.exchanges().last().unwrap().refusal;
+    assert_eq!(refused, Some(Refusal::Token(TokenRefusal::AssertionRepeated)));
+    assert_eq!(bench.simulator.tokens().issued, 0);
+}
+
+#[tokio::test]
+async fn what_is_no_form_for_client_credentials_gets_no_token() {
+    let bench = Bench::new().await;
+    let good = token_form("idv:sessions", &bench.assertion(PS384, &bench.claims()));
+    for (form, error) in [
+        (good.replace("client_credentials", "password"), "invalid_request"),
+        (good.replace("jwt-bearer", "saml2-bearer"), "invalid_request"),
+        (format!("{good}&scope=idv:sessions"), "invalid_request"),
+        (good.replace("idv:sessions", "%zz"), "invalid_request"),
+        ("x".repeat(100_000), "invalid_request"),
+        (good.replace("idv:sessions", "idv:other"), "invalid_scope"),
+        (good.replace("idv:sessions", ""), "invalid_scope"),
+    ] {
+        let answer = bench.post_form(&form).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!(error)));
+    }
+    let json = bench.raw("POST", "/v1/oauth/token", "Content-Type: application/json\r\n", &good);
+    assert_eq!(json.await.status, 400);
+    assert_eq!(bench.raw("GET", "/v1/oauth/token", "", "").await.status, 405);
+    assert_eq!(bench.post_form(&good).await.status, 200, "none of it used the assertion up");
+}
+
+#[tokio::test]
+async fn a_token_opens_the_api_until_it_expires_or_is_revoked() {
+    let bench = Bench::with(|settings| settings.token_life = Some(Duration::from_secs(60))).await;
+    let id = bench.three_documents();
+    let (first, second) = (bench.token().await, bench.token().await);
+    assert_eq!(bench.simulator.tokens(), TokenTotals { issued: 2, live: 2, max_live: 2 });
+    bench.clock.pass(Duration::from_millis(59_999));
+    assert_eq!(bench.bearing(id, &first, "").await.status, 200);
+    bench.clock.pass(Duration::from_millis(1));
+    let expired = bench.bearing(id, &second, "").await;
+    assert_eq!((expired.status, &expired.json()["code"]), (401, &json!("BAD_TOKEN")));
+    assert_eq!(bench.bearing(id, "made-up", "").await.status, 401);
+
+    let third = bench.token().await;
+    let told = bench.control("GET", "tokens", &Value::Null).await;
+    assert_eq!(told.json(), json!({ "issued": 3, "live": 1, "max_live": 2 }));
+    let revoked = bench.control("POST", "tokens/revoke", &Value::Null).await;
+    assert_eq!(revoked.json(), json!({ "issued": 3, "live": 0, "max_live": 2 }));
+    assert_eq!(bench.bearing(id, &third, "").await.status, 401);
+    let last = bench.simulator.exchanges().last().unwrap().refusal;
+    assert_eq!(last, Some(Refusal::BadToken));
+}
+
+#[tokio::test]
+async fn a_token_beside_a_part_of_a_signed_request_is_refused() {
+    let bench = Bench::new().await;
+    let id = bench.three_documents();
+    let token = bench.token().await;
+    for rest in ["?sdkId=x", "?nonce=x", "?a=b&timestamp=1", "?sdkId"] {
+        let answer = bench.bearing(id, &token, rest).await;
+        assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("MALFORMED_REQUEST")));
+    }
+    let digest = format!("Authorization: Bearer {token}\r\nX-Yoti-Auth-Digest: x\r\n");
+    let target = format!("/idverify/v1/sessions/{id}");
+    assert_eq!(bench.raw("GET", &target, &digest, "").await.status, 400);
+    assert_eq!(bench.bearing(id, &token, "?a=b").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_token_without_a_stated_life_lives_on() {
+    let bench = Bench::with(|settings| settings.token_life = None).await;
+    let id = bench.three_documents();
+    let given = bench.ask_for_token(&bench.assertion(PS384, &bench.claims())).await.json();
+    assert!(given.get("expires_in").is_none(), "{given}");
+    bench.clock.pass(Duration::from_secs(1_000_000));
+    let token = given["access_token"].as_str().unwrap();
+    assert_eq!(bench.bearing(id, token, "").await.status, 200);
 }

@@ -13,12 +13,18 @@ pub struct Failure {
 
 pub(super) const SUCCESS: i32 = 0;
 const FAILURE: i32 = 1;
+const USAGE: i32 = 2;
 /// `EX_CONFIG` of sysexits.h: unusable configuration, key or state; a restart won't help.
 const UNUSABLE: i32 = 78;
 
 impl Failure {
     pub(super) fn failed(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string(), status: FAILURE }
+    }
+
+    /// Arguments that clap can't tell are wrong.
+    pub(super) fn usage(message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string(), status: USAGE }
     }
 
     pub(super) fn unusable(message: impl std::fmt::Display) -> Self {
@@ -58,7 +64,6 @@ impl From<AppError> for Failure {
             AppError::Store(_)
             | AppError::Poller(_)
             | AppError::Directory(_)
-            | AppError::Dispatch(_)
             | AppError::Output(_)
             | AppError::Died { .. } => Self::failed(error),
         }

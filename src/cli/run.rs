@@ -1,6 +1,6 @@
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -26,7 +26,7 @@ impl Run {
         let runtime = runtime()?;
         let ended = runtime.block_on(async {
             let stop = CancellationToken::new();
-            let (reloads, reload) = mpsc::channel(1);
+            let (reloads, reload) = watch::channel(None);
             let signals = Signals { files: self.config, logging, reloads, stop: stop.clone() };
             signals.listen()?;
             Ok(app::run(config, Control { stop, reload }).await?)
@@ -40,7 +40,7 @@ impl Run {
 struct Signals {
     files: ConfigFiles,
     logging: Logging,
-    reloads: mpsc::Sender<Config>,
+    reloads: watch::Sender<Option<Config>>,
     stop: CancellationToken,
 }
 
@@ -59,7 +59,7 @@ impl Signals {
                 tokio::select! {
                     Some(()) = interrupt.recv() => self.stop(),
                     Some(()) = terminate.recv() => self.stop(),
-                    Some(()) = hangup.recv() => self.reload().await,
+                    Some(()) = hangup.recv() => self.reload(),
                     else => return,
                 }
             }
@@ -77,14 +77,13 @@ impl Signals {
         self.stop.cancel();
     }
 
-    async fn reload(&self) {
+    fn reload(&self) {
         match self.files.load().map(|loaded| loaded.complete().map_err(Failure::from)) {
             Ok(Ok(config)) => {
                 if let Err(failure) = self.logging.change(&config.log) {
                     error!("logging could not be changed: {failure}");
                 }
-                // The receiver goes only when the daemon stops, and then there is nothing to do.
-                let _ = self.reloads.send(config).await;
+                self.reloads.send_replace(Some(config));
             }
             Ok(Err(failure)) | Err(failure) => {
                 error!(

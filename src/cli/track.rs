@@ -43,7 +43,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl Track {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let labels: BTreeMap<String, String> = self.labels.into_iter().collect();
-        let labels = Labels::new(labels).map_err(Failure::failed)?;
+        let labels = Labels::new(labels).map_err(Failure::usage)?;
         let directory = if let Some(directory) = self.dir {
             directory
         } else {

@@ -14,7 +14,7 @@ pub type Environment = BTreeMap<String, String>;
 const PREFIX: &str = "IBVWATCH";
 const LEVEL: &str = "__";
 /// Keys that hold lists: in the environment their items are separated by commas.
-const LISTS: [&str; 1] = ["sessions.directories"];
+const LISTS: [&str; 2] = ["api.auth.scopes", "sessions.directories"];
 
 /// Something wrong with the configuration: where it stands, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -83,7 +83,7 @@ fn every_problem_is_named_at_once_with_its_line_and_the_mend() {
             "7: poll.jitter: 2 is out of range; write at least 0 and less than 1",
             "8: poll.interval: \"5\" is not a duration; write a number and a unit, like \"30s\" or \"5m\"",
             "9: poll.active_for: \"5\" is not a duration; write a number and a unit, like \"30s\" or \"5m\"",
-            "10: poll.burst: write a whole number, 1 or more",
+            "10: poll.burst: write a whole number, 1 to 1000000",
             "12: log.format: \"xml\" is unknown; write \"text\" or \"json\"",
         ]
     );

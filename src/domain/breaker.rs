@@ -3,7 +3,8 @@
 //! A refused key, a rate limit, a failing network or a wrong clock are conditions of the daemon.
 //! Asking on for every session would only make them worse, and blaming the sessions would be
 //! wrong. So after a few failures in a row the breaker opens, one `api.unavailable` is told, and
-//! single probes go out at growing distances until one succeeds.
+//! single probes go out at growing distances until one succeeds. One 429 alone makes a pause,
+//! which is told only if it lasts.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -78,6 +79,7 @@ enum State {
         probe: Probe,
         /// Probes that failed.
         failures: u32,
+        told: bool,
     },
 }
 
@@ -98,9 +100,13 @@ impl Breaker {
     pub fn resume(open: Option<(Cause, Timestamp)>) -> Self {
         let state = match open {
             None => State::Closed,
-            Some((cause, since)) => {
-                State::Open { cause, since, probe: Probe::At(Duration::ZERO), failures: 0 }
-            }
+            Some((cause, since)) => State::Open {
+                cause,
+                since,
+                probe: Probe::At(Duration::ZERO),
+                failures: 0,
+                told: true,
+            },
         };
         Self { state, ..Self::default() }
     }
@@ -143,25 +149,31 @@ impl Breaker {
         policy: &Policy,
         rng: &mut R,
     ) -> Option<Turn> {
-        let Some((cause, retry_after)) = condition(observation) else { return self.succeeded(id) };
+        let (cause, retry_after) = match meaning(observation) {
+            Meaning::Works => return self.succeeded(id),
+            Meaning::Nothing => (None, None),
+            Meaning::Condition(cause, retry_after) => (Some(cause), retry_after),
+        };
         match &mut self.state {
             State::Closed => {
+                let cause = cause?;
                 self.failures = self.failures.saturating_add(1);
                 if self.failing.len() < Self::FAILURES as usize {
                     self.failing.insert(id);
                 }
                 let of = sessions.clamp(1, Self::FAILURES as usize);
                 let many = self.failures >= Self::FAILURES && self.failing.len() >= of;
-                // A rate limit is said to everyone who asks: one answer is enough.
+                // A rate limit is said to everyone who asks: one answer is enough to pause, and
+                // is told if the probe is limited as well.
                 if !(many || cause == Cause::RateLimited) {
                     return None;
                 }
-                let at = probe_at(now, 1, retry_after, policy, rng);
-                self.state =
-                    State::Open { cause, since: now.wall, probe: Probe::At(at), failures: 0 };
-                observation.problem().map(|error| Turn::Opened { cause, error: error.clone() })
+                let probe = Probe::At(probe_at(now, 1, retry_after, policy, rng));
+                self.state = State::Open { cause, since: now.wall, probe, failures: 0, told: many };
+                let error = observation.problem().filter(|_| many)?.clone();
+                Some(Turn::Opened { cause, error })
             }
-            State::Open { probe, failures, .. } => {
+            State::Open { cause, probe, failures, told, .. } => {
                 match *probe {
                     Probe::UnderWay(probing) if probing == id => {
                         *failures = failures.saturating_add(1);
@@ -174,9 +186,15 @@ impl Breaker {
                         let asked = now.monotonic.saturating_add(clamped(retry_after));
                         *probe = Probe::At(at.max(asked));
                     }
-                    Probe::UnderWay(_) => {}
+                    Probe::UnderWay(_) => return None,
                 }
-                None
+                if *failures == 0 || *told {
+                    return None;
+                }
+                *told = true;
+                observation
+                    .problem()
+                    .map(|error| Turn::Opened { cause: *cause, error: error.clone() })
             }
         }
     }
@@ -184,34 +202,44 @@ impl Breaker {
     fn succeeded(&mut self, id: SessionId) -> Option<Turn> {
         self.failing.clear();
         self.failures = 0;
-        let State::Open { cause, since, probe, .. } = self.state else { return None };
+        let State::Open { cause, since, probe, told, .. } = self.state else { return None };
         if probe != Probe::UnderWay(id) {
             // Asked before the opening, it says nothing about now.
             return None;
         }
         self.state = State::Closed;
-        Some(Turn::Closed { cause, since })
+        told.then_some(Turn::Closed { cause, since })
     }
 }
 
-/// What an answer says of the API as a whole, where it says anything bad. Garbage is not counted:
-/// it may be one session's.
-fn condition(observation: &Observation) -> Option<(Cause, Option<Duration>)> {
+/// What an answer says of the API as a whole.
+enum Meaning {
+    Works,
+    /// Garbage may be one session's, or a proxy's: it is no sign of trouble, nor of its end.
+    Nothing,
+    Condition(Cause, Option<Duration>),
+}
+
+fn meaning(observation: &Observation) -> Meaning {
     match observation {
         Observation::Unauthorized(problem) if problem.kind == ProblemKind::ClockSkew => {
-            Some((Cause::ClockSkew, None))
+            Meaning::Condition(Cause::ClockSkew, None)
         }
-        Observation::Unauthorized(_) => Some((Cause::Unauthorized, None)),
-        Observation::RateLimited { retry_after, .. } => Some((Cause::RateLimited, *retry_after)),
-        Observation::ServerError { retry_after, .. } => Some((Cause::ServerError, *retry_after)),
-        Observation::Unreachable(_) => Some((Cause::Unreachable, None)),
+        Observation::Unauthorized(_) => Meaning::Condition(Cause::Unauthorized, None),
+        Observation::RateLimited { retry_after, .. } => {
+            Meaning::Condition(Cause::RateLimited, *retry_after)
+        }
+        Observation::ServerError { retry_after, .. } => {
+            Meaning::Condition(Cause::ServerError, *retry_after)
+        }
+        Observation::Unreachable(_) => Meaning::Condition(Cause::Unreachable, None),
+        Observation::Malformed(_) => Meaning::Nothing,
         Observation::Configuration(_)
         | Observation::Ongoing
         | Observation::Completed
         | Observation::Expired
         | Observation::NotReady(_)
-        | Observation::NotFound(_)
-        | Observation::Malformed(_) => None,
+        | Observation::NotFound(_) => Meaning::Works,
     }
 }
 
@@ -335,13 +363,44 @@ mod tests {
     #[test]
     fn a_rate_limit_opens_at_once_and_its_retry_after_is_kept() {
         let mut driven = Driven::new();
-        assert!(driven.answer(1, &limited(7)).is_some());
+        assert_eq!(driven.answer(1, &limited(7)), None);
         let Gate::Closed(Some(wait)) = driven.breaker.gate(driven.now) else { panic!() };
         assert!(wait >= Duration::from_secs(7));
         // Another poll that was under way is told to wait longer.
         assert_eq!(driven.answer(2, &limited(30)), None);
         let Gate::Closed(Some(wait)) = driven.breaker.gate(driven.now) else { panic!() };
         assert!(wait >= Duration::from_secs(30));
+        driven.probe(3);
+        let turn = driven.answer(3, &limited(7));
+        assert!(matches!(turn, Some(Turn::Opened { cause: Cause::RateLimited, .. })));
+        driven.probe(3);
+        assert!(matches!(driven.answer(3, &Observation::Ongoing), Some(Turn::Closed { .. })));
+    }
+
+    #[test]
+    fn a_single_429_makes_a_pause_and_no_event() {
+        let mut driven = Driven::new();
+        assert_eq!(driven.answer(1, &limited(7)), None);
+        driven.probe(2);
+        assert_eq!(driven.answer(2, &Observation::Ongoing), None);
+        assert_eq!(driven.breaker.gate(driven.now), Gate::Open);
+    }
+
+    #[test]
+    fn garbage_neither_opens_nor_closes() {
+        let garbage = Observation::Malformed(problem(ProblemKind::Malformed));
+        let mut driven = Driven::new();
+        for n in 1..50 {
+            assert_eq!(driven.answer(n, &garbage), None);
+        }
+        assert_eq!(driven.breaker.gate(driven.now), Gate::Open);
+        for n in 1..=3 {
+            assert_eq!(driven.answer(1, &garbage), None);
+            assert_eq!(driven.answer(n, &unauthorized()).is_some(), n == 3);
+        }
+        driven.probe(1);
+        assert_eq!(driven.answer(1, &garbage), None);
+        assert!(matches!(driven.breaker.gate(driven.now), Gate::Closed(Some(_))));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! numbers are arguments, so equal inputs give equal bytes and a test can run a month in a
 //! millisecond. `tests/layering.rs` keeps it so.
 
+mod admission;
 mod breaker;
 mod event;
 mod id;
@@ -17,6 +18,7 @@ mod schedule;
 mod session;
 mod time;
 
+pub use admission::{Admission, Admitted, Answer};
 pub use breaker::{Breaker, Cause, Gate, Turn};
 pub use event::{ApiDetail, ApiEvent, Detail, EndReason, Event, EventKind, Record};
 pub use id::{InvalidSessionId, SessionId};

@@ -116,6 +116,24 @@ impl fmt::Display for Problem {
 }
 
 impl Observation {
+    /// Whether nothing was learned of the session.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        match self {
+            Self::Configuration(_)
+            | Self::Ongoing
+            | Self::Completed
+            | Self::Expired
+            | Self::NotReady(_)
+            | Self::NotFound(_) => false,
+            Self::Unauthorized(_)
+            | Self::RateLimited { .. }
+            | Self::ServerError { .. }
+            | Self::Unreachable(_)
+            | Self::Malformed(_) => true,
+        }
+    }
+
     /// What went wrong, unless nothing did.
     #[must_use]
     pub const fn problem(&self) -> Option<&Problem> {

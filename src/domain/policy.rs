@@ -33,6 +33,8 @@ impl Policy {
     pub(super) const DEADLINE_TOLERANCE: Duration = Duration::from_secs(5);
     /// The least time between the two 404 that end a session.
     pub(super) const NOT_FOUND_APART: Duration = Duration::from_secs(60);
+    /// How long at least a session is still polled whose deadline passed while nobody looked.
+    pub(super) const OVERTIME: Duration = Duration::from_secs(120);
     /// The longest `Retry-After` that is honoured.
     pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 }

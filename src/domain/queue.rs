@@ -12,6 +12,16 @@ pub struct Wake {
     /// Something is to be decided that needs no request, such as the end at the deadline.
     pub timer: Timestamp,
     pub poll: Option<(Timestamp, Urgency)>,
+    /// When a poll that is still waiting becomes the final one, whatever it was due for.
+    pub last_chance: Option<Timestamp>,
+}
+
+impl Wake {
+    /// Where the session stands in line for a poll.
+    fn places(self) -> impl Iterator<Item = (Timestamp, Urgency)> {
+        let last_chance = self.last_chance.map(|at| (at, Urgency::Final));
+        self.poll.into_iter().chain(last_chance)
+    }
 }
 
 const POLL_LANES: usize = 3;
@@ -37,7 +47,7 @@ impl DueQueue {
     pub fn set(&mut self, id: SessionId, wake: Wake) {
         self.remove(id);
         self.timers.insert((wake.timer, id));
-        if let Some((at, urgency)) = wake.poll {
+        for (at, urgency) in wake.places() {
             self.polls[urgency as usize].insert((at, id));
         }
         self.wakes.insert(id, wake);
@@ -46,7 +56,7 @@ impl DueQueue {
     pub fn remove(&mut self, id: SessionId) {
         let Some(wake) = self.wakes.remove(&id) else { return };
         self.timers.remove(&(wake.timer, id));
-        if let Some((at, urgency)) = wake.poll {
+        for (at, urgency) in wake.places() {
             self.polls[urgency as usize].remove(&(at, id));
         }
     }
@@ -58,7 +68,8 @@ impl DueQueue {
         Some(id)
     }
 
-    /// Takes out the session that is to be polled first at `now`.
+    /// Takes out the session that is to be polled first at `now`, with when and for what it was
+    /// due.
     pub fn pop_poll(&mut self, now: Timestamp) -> Option<(SessionId, Timestamp, Urgency)> {
         let mut due = Urgency::ALL.into_iter().filter_map(|urgency| {
             let &(at, id) = self.polls[urgency as usize].first()?;
@@ -115,7 +126,7 @@ mod tests {
     }
 
     fn poll(seconds: i64, urgency: Urgency) -> Wake {
-        Wake { timer: at(1_000), poll: Some((at(seconds), urgency)) }
+        Wake { timer: at(1_000), poll: Some((at(seconds), urgency)), last_chance: None }
     }
 
     fn drain(queue: &mut DueQueue, now: Timestamp) -> Vec<u8> {
@@ -141,6 +152,18 @@ mod tests {
         queue.set(id(3), poll(9, Urgency::Final));
         queue.set(id(5), poll(1, Urgency::Quiet));
         assert_eq!(drain(&mut queue, at(10)), [3, 2, 5, 1]);
+    }
+
+    #[test]
+    fn a_poll_that_waits_too_long_becomes_the_final_one_and_goes_first() {
+        let mut queue = DueQueue::default();
+        queue.set(id(1), poll(1, Urgency::Quiet));
+        queue.set(id(2), poll(2, Urgency::Active));
+        queue.set(id(3), Wake { last_chance: Some(at(9)), ..poll(3, Urgency::Quiet) });
+        assert_eq!(queue.pop_poll(at(8)).unwrap().0, id(2));
+        assert_eq!(queue.pop_poll(at(9)), Some((id(3), at(9), Urgency::Final)));
+        assert_eq!(drain(&mut queue, at(9)), [1]);
+        assert!(queue.is_empty());
     }
 
     #[test]
@@ -172,7 +195,8 @@ mod tests {
         let mut now = at(2);
         let bound = DueQueue::FAIR_SHARE * u64::from(ahead + 1);
         let popped_at = (1..=bound).find(|_| {
-            queue.set(id(200), Wake { timer: at(1_000), poll: Some((now, Urgency::Active)) });
+            let poll = Some((now, Urgency::Active));
+            queue.set(id(200), Wake { timer: at(1_000), poll, last_chance: None });
             now = now.plus(Duration::from_secs(1));
             queue.pop_poll(now).is_some_and(|(popped, ..)| popped == id(ahead))
         });

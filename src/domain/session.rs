@@ -82,6 +82,9 @@ pub struct Schedule {
     strikes: u32,
     pub failing_since: Option<Timestamp>,
     pub last_problem: Option<Problem>,
+    /// Until when a session is still polled whose deadline passed while nobody looked.
+    #[serde(skip)]
+    overtime: Option<Timestamp>,
 }
 
 const fn quiet() -> Urgency {
@@ -159,6 +162,7 @@ impl Session {
                 strikes: 0,
                 failing_since: None,
                 last_problem: None,
+                overtime: None,
             },
         };
         let mut step = Decision { session, events: Vec::new(), now };
@@ -176,7 +180,9 @@ impl Session {
         let mut step = self.step(now);
         step.session.entry = entry;
         if step.session.entry.interval != self.entry.interval {
-            let latest = now.plus(step.session.cadence(now, policy));
+            // Many sessions may be given another interval at once.
+            let share = step.session.share();
+            let latest = now.plus(step.session.cadence(now, policy).mul_f64(share));
             step.session.schedule.poll_at = step.session.schedule.poll_at.min(latest);
         }
         step.session.keep_final_poll(now, policy);
@@ -241,9 +247,20 @@ impl Session {
         let mut noted = None;
         let verdict = match observation {
             Observation::Configuration(snapshot) => {
-                step.recovered();
+                let word = match state {
+                    // What has a configuration is there, whatever the session endpoint knows.
+                    Some(Observation::NotFound(problem)) => {
+                        noted = Some(problem);
+                        Observation::Ongoing
+                    }
+                    word => word.unwrap_or(Observation::Ongoing),
+                };
+                // A poll that gets half of its answers has failed, or its backoff would not grow.
+                if !word.is_failure() {
+                    step.recovered();
+                }
                 step.configuration(snapshot, exchange.sent.min(now), policy);
-                step.state(state.unwrap_or(Observation::Ongoing), policy)
+                step.state(word, policy)
             }
             // The session endpoint's word decides; without it, the configuration's stands.
             other @ (Observation::NotReady(_)
@@ -263,6 +280,7 @@ impl Session {
         let delay = match verdict {
             Verdict::Ended => Duration::ZERO,
             Verdict::Answered => {
+                step.session.schedule.overtime = None;
                 step.recovered();
                 step.session.schedule.last_problem = noted;
                 jittered(step.session.cadence(now, policy), policy.jitter, rng)
@@ -288,15 +306,36 @@ impl Session {
     }
 
     /// Takes the schedule up again after a restart: what is still to come stays where it was,
-    /// what fell due meanwhile is spread over one interval.
+    /// what fell due meanwhile is spread over one interval. So is what is due in a future that no
+    /// delay reaches: a clock was wrong when that was decided.
+    ///
+    /// A session whose deadline passed meanwhile is not given up unseen: it has a last poll.
     pub fn resume<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
-        if self.schedule.poll_at <= now {
+        let overdue = self.schedule.poll_at <= now;
+        if overdue || self.schedule.poll_at > now.plus(self.longest_delay(now, policy)) {
             let within =
                 if self.life.observed { self.cadence(now, policy) } else { Duration::ZERO };
             self.schedule.poll_at = now.plus(up_to(within, rng));
         }
         self.schedule.urgency = self.urgency(now);
+        let said = self.entry.expires_at.is_some_and(|at| at <= now);
+        if self.life.deadline <= now && !said && self.life.ended.is_none() {
+            let overtime = Policy::OVERTIME.max(2 * policy.final_poll_before_expiry);
+            self.schedule.overtime = Some(now.plus(overtime));
+            self.schedule.poll_at = now.plus(up_to(overtime / 4, rng));
+            self.schedule.urgency = Urgency::Final;
+        }
+        self.retry_final_poll(now, policy, rng);
         self.keep_final_poll(now, policy);
+    }
+
+    /// The longest that a poll is ever put off.
+    fn longest_delay(&self, now: Timestamp, policy: &Policy) -> Duration {
+        let cadence = self.cadence(now, policy).mul_f64(1.0 + policy.jitter);
+        cadence
+            .max(policy.backoff_max)
+            .max(Policy::RETRY_AFTER_MAX)
+            .max(2 * Policy::NOT_FOUND_APART)
     }
 
     /// Takes up a policy that asks for a poll sooner than it is due: within one interval, at
@@ -312,9 +351,9 @@ impl Session {
 
     /// The same session by a wall clock that has been stepped. What was measured moves with the
     /// clock, or an hour's step would make everything overdue; what a session file says is
-    /// said of the true time and stays.
+    /// said of the true time and stays. `now` is the present by the clock as it is set now.
     #[must_use]
-    pub fn stepped(&self, step: Step) -> Self {
+    pub fn stepped(&self, step: Step, now: Timestamp, policy: &Policy) -> Self {
         let mut session = self.clone();
         if session.life.ended.is_some() {
             return session;
@@ -326,6 +365,7 @@ impl Session {
         for time in times.chain(optional.into_iter().flatten()) {
             *time = step.of(*time);
         }
+        session.keep_final_poll(now, policy);
         session
     }
 
@@ -335,10 +375,15 @@ impl Session {
         if self.life.ended.is_some() {
             return None;
         }
-        let deadline = self.expires_at();
+        let deadline = self.given_up_at();
         let timer = self.expiring_at(policy).map_or(deadline, |at| at.min(deadline));
         let Schedule { poll_at, urgency, .. } = self.schedule;
-        Some(Wake { timer, poll: (poll_at < deadline).then_some((poll_at, urgency)) })
+        let last_chance = self.misses_final_poll(policy).then(|| self.final_poll_at(policy));
+        Some(Wake {
+            timer,
+            poll: (poll_at < deadline).then_some((poll_at, urgency)),
+            last_chance: last_chance.filter(|at| urgency != Urgency::Final && poll_at < *at),
+        })
     }
 
     #[must_use]
@@ -394,6 +439,11 @@ impl Session {
         self.entry.expires_at.map_or(self.life.deadline, |at| at.min(self.life.deadline))
     }
 
+    /// When the session ends if nothing else ends it.
+    fn given_up_at(&self) -> Timestamp {
+        self.schedule.overtime.map_or(self.expires_at(), |until| until.max(self.expires_at()))
+    }
+
     #[must_use]
     pub fn phase(&self, now: Timestamp) -> Phase {
         match self.life.ended {
@@ -423,9 +473,14 @@ impl Session {
     /// The last poll comes once to twice `final_poll_before_expiry` before the deadline. Where in
     /// between depends on the id, so that sessions which expire together don't ask together.
     fn final_poll_at(&self, policy: &Policy) -> Timestamp {
-        let share = f64::from(self.id().as_bytes()[0]) / 256.0;
         let before = policy.final_poll_before_expiry;
-        self.expires_at().minus(before.saturating_add(before.mul_f64(share)))
+        self.expires_at().minus(before.saturating_add(before.mul_f64(self.share())))
+    }
+
+    /// A number from 0 to 1 that is the session's own: its id's.
+    fn share(&self) -> f64 {
+        let [high, low, ..] = *self.id().as_bytes();
+        f64::from(u16::from_be_bytes([high, low])) / 65_536.0
     }
 
     fn schedule_poll<R: Rng + ?Sized>(
@@ -437,30 +492,38 @@ impl Session {
     ) {
         self.schedule.poll_at = now.plus(delay);
         self.schedule.urgency = self.urgency(now);
-        let last_chance = now >= self.final_poll_at(policy) && self.schedule.failures > 0;
-        if last_chance {
-            // The final poll has failed: what is left of the time is for trying again.
+        self.retry_final_poll(now, policy, rng);
+        self.keep_final_poll(now, policy);
+    }
+
+    /// Where the final poll has failed, what is left of the time is for trying again.
+    fn retry_final_poll<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
+        if now >= self.final_poll_at(policy) && self.schedule.failures > 0 {
             let soon = now.plus(up_to(policy.final_poll_before_expiry / 4, rng));
             self.schedule.poll_at = self.schedule.poll_at.min(soon);
             self.schedule.urgency = Urgency::Final;
         }
-        self.keep_final_poll(now, policy);
     }
 
     /// Whatever the cadence or the backoff says, the final poll is not passed over.
     fn keep_final_poll(&mut self, now: Timestamp, policy: &Policy) {
         let final_at = self.final_poll_at(policy);
-        let missed = self.schedule.last_poll.is_none_or(|last| last < final_at);
-        if missed && self.schedule.poll_at >= final_at {
+        if self.misses_final_poll(policy) && self.schedule.poll_at >= final_at {
             self.schedule.poll_at = final_at.max(now);
             self.schedule.urgency = Urgency::Final;
         }
+    }
+
+    fn misses_final_poll(&self, policy: &Policy) -> bool {
+        let final_at = self.final_poll_at(policy);
+        self.schedule.last_poll.is_none_or(|last| last < final_at)
     }
 
     fn expiring_at(&self, policy: &Policy) -> Option<Timestamp> {
         let wanted = !policy.expiring_before.is_zero()
             && self.life.observed
             && !self.life.told.expiring
+            && self.schedule.overtime.is_none()
             && self.life.resources.iter().any(|r| r.state.is_required());
         wanted.then(|| self.expires_at().minus(policy.expiring_before))
     }
@@ -570,10 +633,15 @@ impl Decision {
         }
         self.session.life.active_until = Some(self.now.plus(policy.active_for));
         let changed_before = self.now;
+        let leaves =
+            |from: &ResourceState, to: &ResourceState| from.is_required() && !to.is_required();
+        let left_required = differences.iter().any(
+            |difference| matches!(difference, Difference::Changed { from, to, .. } if leaves(from, to)),
+        );
         for difference in differences {
             self.tell(match difference {
                 Difference::Changed { key, from, to } => Detail::StateChanged {
-                    left_required: from.is_required() && !to.is_required(),
+                    left_required: leaves(&from, &to),
                     resource: key,
                     from,
                     to,
@@ -591,10 +659,8 @@ impl Decision {
                 },
             });
         }
-        let was_required = Progress::of(&before).required > 0;
-        let progress = self.session.progress();
-        // An empty list is absence, which is not completion.
-        if was_required && progress.required == 0 && progress.total > 0 {
+        // A resource that is no longer listed is absent, which is not completion.
+        if left_required && self.session.progress().required == 0 {
             self.tell(Detail::NothingRequired {});
         }
     }
@@ -703,7 +769,7 @@ impl Decision {
         if self.session.life.ended.is_some() {
             return;
         }
-        if self.now >= self.session.expires_at() {
+        if self.now >= self.session.given_up_at() {
             self.end(EndReason::Expired);
         } else if self.session.expiring_at(policy).is_some_and(|at| at <= self.now) {
             self.session.life.told.expiring = true;

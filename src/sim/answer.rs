@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::auth::Refusal;
+use super::token::TokenRefusal;
 
 /// An error as the API documents it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,11 +15,23 @@ pub(super) struct Problem {
     message: Option<String>,
     /// The part of the request that is at fault.
     property: Option<(String, String)>,
+    style: Style,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Api,
+    OAuth,
 }
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
-        Self { status, code, message: Some(message.to_owned()), property: None }
+        Self { status, code, message: Some(message.to_owned()), property: None, style: Style::Api }
+    }
+
+    fn oauth(refusal: TokenRefusal) -> Self {
+        let (status, error, description) = refusal.told();
+        Self { style: Style::OAuth, ..Self::new(status, error, description) }
     }
 
     fn malformed(property: &str, message: &str) -> Self {
@@ -27,6 +40,7 @@ impl Problem {
             code: "MALFORMED_REQUEST",
             message: None,
             property: Some((property.to_owned(), message.to_owned())),
+            style: Style::Api,
         }
     }
 
@@ -102,6 +116,15 @@ impl Problem {
             property: &'a str,
             message: &'a str,
         }
+        #[derive(Serialize)]
+        struct OAuthBody<'a> {
+            error: &'a str,
+            error_description: Option<&'a str>,
+        }
+        if self.style == Style::OAuth {
+            let error_description = self.message.as_deref();
+            return json(&OAuthBody { error: self.code, error_description });
+        }
         json(&Body {
             code: self.code,
             message: self.message.as_deref(),
@@ -136,6 +159,14 @@ impl From<Refusal> for Problem {
                 signing("The timestamp is not in milliseconds since 1970")
             }
             Refusal::TimestampStale => signing("The timestamp is more than 5 minutes off"),
+            Refusal::MixedCredentials => Self::malformed(
+                "header.Authorization",
+                "must not come with sdkId, nonce, timestamp or X-Yoti-Auth-Digest",
+            ),
+            Refusal::BadToken => {
+                Self::new(StatusCode::UNAUTHORIZED, "BAD_TOKEN", "The access token is not valid")
+            }
+            Refusal::Token(refusal) => Self::oauth(refusal),
         }
     }
 }

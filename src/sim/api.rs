@@ -1,19 +1,23 @@
-//! The two endpoints: verify, let faults befall, answer.
+//! The endpoints: verify, let faults befall, answer.
 
+use std::error::Error;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Body;
 
 use super::answer::Problem;
-use super::auth::Refusal;
+use super::auth::{self, Refusal};
 use super::body::Served;
 use super::fault::Effect;
 use super::reply::Reply;
 use super::report;
 use super::server::Origin;
 use super::session::SessionState;
+use super::token;
 use super::traffic::{Endpoint, Exchange, Outcome, Ticket};
 use super::world::{AfterEnd, World};
 use crate::domain::SessionId;
@@ -26,15 +30,21 @@ pub(super) async fn serve<B>(
     world: &Arc<World>,
     origin: &Origin,
     request: Request<B>,
-) -> Response<Served> {
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+) -> Response<Served>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let target = BASE_PATHS
         .iter()
         .find_map(|base| target.strip_prefix(base).filter(|rest| rest.starts_with('/')))
         .unwrap_or(target);
-    let asked = Asked::parse(request.method(), target);
+    let asked = Asked::parse(&head.method, target);
     let refusal = match asked {
-        Asked::Endpoint(..) => verify(world, &request, target).err(),
+        Asked::Endpoint(..) => verify(world, &head.headers, target).err(),
+        Asked::Token => token::admit(world, &head, body).await.err().map(Refusal::Token),
         Asked::Elsewhere | Asked::OtherMethod => None,
     };
     let (endpoint, session) = asked.named();
@@ -90,6 +100,7 @@ pub(super) async fn serve<B>(
 enum Asked {
     /// No session where what stands in its place is no session id.
     Endpoint(Endpoint, Option<SessionId>),
+    Token,
     Elsewhere,
     OtherMethod,
 }
@@ -97,6 +108,9 @@ enum Asked {
 impl Asked {
     fn parse(method: &Method, target: &str) -> Self {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
+        if path == token::PATH {
+            return if method == Method::POST { Self::Token } else { Self::OtherMethod };
+        }
         let Some(rest) =
             ["/sessions/", "/session/"].iter().find_map(|prefix| path.strip_prefix(prefix))
         else {
@@ -117,13 +131,26 @@ impl Asked {
     const fn named(self) -> (Endpoint, Option<SessionId>) {
         match self {
             Self::Endpoint(endpoint, session) => (endpoint, session),
+            Self::Token => (Endpoint::Token, None),
             Self::Elsewhere | Self::OtherMethod => (Endpoint::Unknown, None),
         }
     }
 }
 
-fn verify<B>(world: &World, request: &Request<B>, target: &str) -> Result<(), Refusal> {
-    let digest = request.headers().get("x-yoti-auth-digest").map(http::HeaderValue::as_bytes);
+fn verify(world: &World, headers: &HeaderMap, target: &str) -> Result<(), Refusal> {
+    let digest = headers.get("x-yoti-auth-digest").map(http::HeaderValue::as_bytes);
+    if let Some(value) = headers.get(AUTHORIZATION) {
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        if digest.is_some() || auth::has_parameters(query) {
+            return Err(Refusal::MixedCredentials);
+        }
+        let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
+        let now = world.now();
+        return match token.filter(|token| world.state().tokens.is_live(token, now)) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::BadToken),
+        };
+    }
     let signed = world.gate.check(target, digest, world.api_time())?;
     world.state().nonces.admit(&signed, world.now())
 }
@@ -132,6 +159,7 @@ fn answer(world: &World, asked: Asked) -> Reply {
     let (endpoint, id) = match asked {
         Asked::Elsewhere => return Reply::problem(&Problem::no_such_endpoint()),
         Asked::OtherMethod => return Reply::problem(&Problem::method_not_allowed()),
+        Asked::Token => return token::answer(world),
         Asked::Endpoint(endpoint, id) => (endpoint, id),
     };
     let found = id.map(|id| {
@@ -140,7 +168,9 @@ fn answer(world: &World, asked: Asked) -> Reply {
                 return Err(Problem::session_not_found());
             }
             match endpoint {
-                Endpoint::Session | Endpoint::Unknown => Ok(report::body(live, now)),
+                Endpoint::Session | Endpoint::Token | Endpoint::Unknown => {
+                    Ok(report::body(live, now))
+                }
                 Endpoint::Configuration => ended(live.state, world.after_end)
                     .map_or_else(|| Ok(live.configuration(now, rng)), Err),
             }

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use aws_lc_rs::signature::{
+    KeyPair as _, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::token::TokenRefusal;
 use crate::domain::Timestamp;
 
 /// How far a timestamp may be off the simulator's clock, in either direction.
@@ -19,7 +22,12 @@ const FRESH_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// The RSA key that requests must be signed with, seen from Yoti's side.
 #[derive(Clone)]
-pub struct PublicKey(ParsedPublicKey);
+pub struct PublicKey {
+    /// For signed requests.
+    pkcs1_sha256: ParsedPublicKey,
+    /// For the assertions that access tokens are asked for with.
+    pss_sha384: ParsedPublicKey,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
@@ -78,9 +86,16 @@ impl PublicKey {
     }
 
     fn from_der(der: &[u8]) -> Result<Self, InvalidKey> {
-        ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der)
-            .map(Self)
-            .map_err(|_| InvalidKey::NotRsa)
+        let parse =
+            |algorithm| ParsedPublicKey::new(algorithm, der).map_err(|_| InvalidKey::NotRsa);
+        Ok(Self {
+            pkcs1_sha256: parse(&RSA_PKCS1_2048_8192_SHA256)?,
+            pss_sha384: parse(&RSA_PSS_2048_8192_SHA384)?,
+        })
+    }
+
+    pub(super) fn verifies_ps384(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.pss_sha384.verify_sig(message, signature).is_ok()
     }
 }
 
@@ -118,6 +133,12 @@ pub enum Refusal {
     NonceRepeated,
     TimestampNotMilliseconds,
     TimestampStale,
+    /// A bearer token, and with it a part of a signed request.
+    MixedCredentials,
+    /// The access token was never given out, has expired, or was revoked.
+    BadToken,
+    /// By the token endpoint.
+    Token(TokenRefusal),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -166,7 +187,7 @@ impl Gate {
         }
         let nonce = only(query, Parameter::Nonce)?;
         let timestamp = only(query, Parameter::Timestamp)?;
-        if let Some(PublicKey(key)) = &self.public_key {
+        if let Some(PublicKey { pkcs1_sha256: key, .. }) = &self.public_key {
             let signature = BASE64_STANDARD.decode(digest).map_err(|_| Refusal::WrongSignature)?;
             key.verify_sig(format!("GET&{target}").as_bytes(), &signature)
                 .map_err(|_| Refusal::WrongSignature)?;
@@ -178,6 +199,12 @@ impl Gate {
         fresh(timestamp, now)?;
         Ok(Signed { nonce })
     }
+}
+
+/// Whether a query has a part of a signed request in it.
+pub(super) fn has_parameters(query: &str) -> bool {
+    let names = [Parameter::SdkId, Parameter::Nonce, Parameter::Timestamp].map(Parameter::as_str);
+    query.split('&').any(|pair| names.contains(&pair.split('=').next().unwrap_or(pair)))
 }
 
 fn fresh(timestamp: &str, now: Timestamp) -> Result<(), Refusal> {
@@ -250,7 +277,7 @@ mod tests {
         let spki = pair.public_key().as_der().unwrap();
         let from_spki = PublicKey::parse(spki.as_ref()).unwrap();
         for key in [public, read, from_spki] {
-            key.0.verify_sig(message, &signature).unwrap();
+            key.pkcs1_sha256.verify_sig(message, &signature).unwrap();
         }
     }
 

@@ -142,10 +142,15 @@ where
         ["history"] if get => world.ids().into_iter().map(|id| history(world, id)).collect(),
         ["history", id] if get => Ok(json!(world.history(session(id)?)?)),
         ["requests"] if get => Ok(traffic(world)),
+        ["tokens"] if get => Ok(json!(world.tokens())),
+        ["tokens", "revoke"] if post => {
+            world.revoke_tokens();
+            Ok(json!(world.tokens()))
+        }
         _ => Err(Mistake(
             StatusCode::NOT_FOUND,
             format!(
-                "{} {} does nothing here; there are sessions, forward, skew, faults, history and requests below {PREFIX}",
+                "{} {} does nothing here; there are sessions, forward, skew, faults, history, requests and tokens below {PREFIX}",
                 head.method,
                 head.uri.path()
             ),

@@ -21,6 +21,15 @@
 //! # drop(private_key_pem); Ok(()) }
 //! ```
 //!
+//! # Authentication
+//! A request is let in with a digest, or with a bearer token and then with no `sdkId`, `nonce` or
+//! `timestamp`. Tokens come from [`Simulator::token_url`], `/v1/oauth/token` on the same socket:
+//! a POST of the form that OAuth's client credentials take, with an assertion signed as PS384 by
+//! the key that also signs requests. Of the assertion, `iss` and `sub` must be `sdk:` and the SDK
+//! id, `aud` the URL that was asked, `exp` at most 5 minutes ahead, `iat` not ahead, and `jti` a
+//! UUID that was never used. Tokens begin with `simulated-access-token-`, so that what leaks
+//! them is easily found out; how long they live is [`Settings::token_life`].
+//!
 //! # Control by HTTP
 //! The same socket answers below `/_sim/`, in JSON, without authentication, to loopback alone:
 //!
@@ -46,13 +55,15 @@
 //! curl $sim/faults -X DELETE
 //! curl $sim/history/$id                                         # what truly happened
 //! curl $sim/requests                                            # who asked for what
+//! curl $sim/tokens                                              # issued, live, most alive
+//! curl $sim/tokens/revoke -X POST                               # 401 for every bearer token
 //! ```
 //!
 //! The effects, as in [`Effect`]: `"hang"`, `"html"`, `"reset"`, `"wrong_session"`,
 //! `{"status": {"status", "headers"?, "body"?}}`, `{"delay": {"millis"}}`,
 //! `{"truncate": {"bytes"}}`, `{"garbage": {"bytes"}}`, `{"huge": {"bytes"}}`,
 //! `{"redirect": {"location"}}`, `{"drip": {"bytes_per_second"}}`. Each may be narrowed by
-//! `session`, `endpoint` (`configuration`, `session`), `times` and `probability`.
+//! `session`, `endpoint` (`configuration`, `session`, `token`), `times` and `probability`.
 
 mod answer;
 mod api;
@@ -67,6 +78,7 @@ mod requirement;
 mod script;
 mod server;
 mod session;
+mod token;
 mod traffic;
 mod world;
 
@@ -78,5 +90,6 @@ pub use requirement::Requirement;
 pub use script::{Action, Script};
 pub use server::{Settings, Simulator};
 pub use session::{Session, SessionState};
+pub use token::{TokenRefusal, TokenTotals};
 pub use traffic::{Endpoint, Exchange, Outcome, SessionTotals, Totals};
 pub use world::{AfterEnd, NoSuch, Status, World};

@@ -23,7 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::auth::PublicKey;
 use super::body::Served;
 use super::world::{AfterEnd, World};
-use super::{api, control};
+use super::{api, control, token};
 use crate::clock::{Clock, SystemClock};
 
 /// How a simulated API is set up.
@@ -40,6 +40,8 @@ pub struct Settings {
     /// How many times faster than time the scripts run. TTLs fall with the time.
     pub speed: NonZeroU32,
     pub after_end: AfterEnd,
+    /// How long access tokens live; without it they live on, and `expires_in` is left out.
+    pub token_life: Option<Duration>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -54,6 +56,7 @@ impl Settings {
             seed: 0,
             speed: NonZeroU32::MIN,
             after_end: AfterEnd::default(),
+            token_life: Some(Duration::from_secs(3_600)),
             clock: Arc::new(SystemClock),
         }
     }
@@ -99,6 +102,12 @@ impl Simulator {
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}/idverify/v1", self.address)
+    }
+
+    /// What `api.auth.token_url` is to be.
+    #[must_use]
+    pub fn token_url(&self) -> String {
+        format!("http://{}{}", self.address, token::PATH)
     }
 
     #[must_use]

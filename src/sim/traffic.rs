@@ -17,6 +17,8 @@ pub enum Endpoint {
     Configuration,
     /// `/sessions/{id}`
     Session,
+    /// `/v1/oauth/token`
+    Token,
     /// Any other path.
     Unknown,
 }

@@ -18,6 +18,7 @@ use super::requirement::Requirement;
 use super::script::{Action, Script};
 use super::server::Settings;
 use super::session::{self, Live, Session, SessionState};
+use super::token::{TokenTotals, Tokens};
 use super::traffic::{Endpoint, Exchange, SessionTotals, Totals, Traffic};
 use crate::clock::Clock;
 use crate::domain::{Now, ResourceState, SessionId, Timestamp};
@@ -39,6 +40,7 @@ pub enum AfterEnd {
 pub struct World {
     pub(super) gate: Gate,
     pub(super) after_end: AfterEnd,
+    pub(super) token_life: Option<Duration>,
     clock: Arc<dyn Clock>,
     epoch: Now,
     speed: NonZeroU32,
@@ -51,6 +53,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) traffic: Traffic,
     pub(super) nonces: Nonces,
+    pub(super) tokens: Tokens,
     pub(super) rng: StdRng,
     skew_millis: i64,
 }
@@ -79,6 +82,7 @@ impl World {
         Self {
             gate: Gate { sdk_id: settings.sdk_id, public_key: settings.public_key },
             after_end: settings.after_end,
+            token_life: settings.token_life,
             clock: settings.clock,
             epoch,
             speed: settings.speed,
@@ -87,6 +91,7 @@ impl World {
                 faults: Faults::default(),
                 traffic: Traffic::default(),
                 nonces: Nonces::default(),
+                tokens: Tokens::default(),
                 rng: StdRng::seed_from_u64(settings.seed),
                 skew_millis: 0,
             }),
@@ -273,6 +278,17 @@ impl World {
 
     pub fn session_totals(&self, id: SessionId) -> SessionTotals {
         self.state().traffic.of(id)
+    }
+
+    /// The access tokens that were given out.
+    pub fn tokens(&self) -> TokenTotals {
+        let now = self.now();
+        self.state().tokens.totals(now)
+    }
+
+    /// No access token given out so far is accepted any more.
+    pub fn revoke_tokens(&self) {
+        self.state().tokens.revoke_all();
     }
 
     /// The last exchanges (100,000 at most), in order of arrival.

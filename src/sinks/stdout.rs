@@ -76,11 +76,25 @@ fn write_chunks(mut output: &File, chunks: &[Vec<u8>]) -> (Vec<u8>, std::io::Res
                 Ok(0) => return (torn(chunk, rest), Err(ErrorKind::WriteZero.into())),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Whoever started the daemon may have set the pipe not to block.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if let Err(error) = until_writable(output) {
+                        return (torn(chunk, rest), Err(error));
+                    }
+                }
                 Err(error) => return (torn(chunk, rest), Err(error)),
             }
         }
     }
     (Vec::new(), Ok(()))
+}
+
+fn until_writable(output: &File) -> std::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    match poll(&mut [PollFd::new(output, PollFlags::OUT)], None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn torn(chunk: &[u8], rest: &[u8]) -> Vec<u8> {

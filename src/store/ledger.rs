@@ -123,9 +123,11 @@ impl<J: Journal> Ledger<J> {
         F: FnOnce(&mut Registry, Timestamp, &Policy) -> Vec<Decision> + Send,
     {
         let place = self.journal.place().await?;
-        let (now, policy) = (self.now(), self.policy());
+        let policy = self.policy();
         let receipt = {
             let mut registry = self.registry();
+            // Read under the lock, or a step of the clock could come in between.
+            let now = self.now();
             let decisions = decide(&mut registry, now, &policy);
             (!decisions.is_empty()).then(|| self.journal.write(place, Write::Decisions(decisions)))
         };
@@ -149,18 +151,21 @@ impl<J: Journal> Ledger<J> {
                 seconds = step.as_seconds(),
                 "the wall clock was set; due times move with it"
             );
-            self.journal.write(place, Write::Decisions(registry.step(step, &policy)))
+            self.journal.write(place, Write::Decisions(registry.step(step, self.now(), &policy)))
         };
         self.changed.notify_waiters();
         receipt.durable().await.map(|_| ())
     }
 
     fn repace(&self) {
-        let (now, policy, mut rng) = (self.now(), self.policy(), lock(&self.rng));
-        self.registry().replan(&policy, |session| {
+        let (policy, mut rng) = (self.policy(), lock(&self.rng));
+        let mut registry = self.registry();
+        let now = self.now();
+        registry.replan(&policy, |session| {
             session.repace(now, &policy, &mut *rng);
             true
         });
+        drop(registry);
         self.changed.notify_waiters();
     }
 
@@ -241,15 +246,9 @@ impl<J: Journal> Store for Ledger<J> {
     async fn keep_time(&self) -> Result<Infallible, StoreError> {
         let mut policy = self.policy.clone();
         policy.mark_unchanged();
-        let mut awake_at = self.clock.now().monotonic;
         loop {
             self.take_step().await?;
             let now = self.clock.now();
-            if now.monotonic.saturating_sub(awake_at) > ASLEEP_FROM {
-                tracing::info!("the process or the machine was asleep; overdue polls are spread");
-                self.spread_overdue();
-            }
-            awake_at = now.monotonic;
             if self.registry().has_timer_due(now.wall) {
                 let elapse =
                     |registry: &mut Registry, now, policy: &_| registry.elapse(BATCH, now, policy);
@@ -257,22 +256,31 @@ impl<J: Journal> Store for Ledger<J> {
                 continue;
             }
             let next = self.registry().next_timer();
+            let fell_asleep = self.clock.now().monotonic;
             tokio::select! {
                 () = sleep_until(next, now.wall) => {}
                 Ok(()) = policy.changed() => self.repace(),
+            }
+            let slept = self.clock.now().monotonic.saturating_sub(fell_asleep);
+            if slept > ASLEEP_FROM {
+                tracing::info!("the process or the machine was asleep; overdue polls are spread");
+                self.spread_overdue();
             }
         }
     }
 
     fn spread_overdue(&self) {
-        let (now, policy, mut rng) = (self.now(), self.policy(), lock(&self.rng));
-        self.registry().replan(&policy, |session| {
+        let (policy, mut rng) = (self.policy(), lock(&self.rng));
+        let mut registry = self.registry();
+        let now = self.now();
+        registry.replan(&policy, |session| {
             let overdue = session.schedule().poll_at <= now;
             if overdue {
                 session.resume(now, &policy, &mut *rng);
             }
             overdue
         });
+        drop(registry);
         self.changed.notify_waiters();
     }
 
@@ -327,6 +335,8 @@ impl<J: Journal> Store for Ledger<J> {
                 if !events.is_empty() {
                     return Ok(events);
                 }
+                // All that was there has been purged, which needed this sink no longer.
+                self.ack_events(sink, last).await?;
             }
             committed.changed().await.map_err(|_| ended())?;
         }

@@ -109,10 +109,10 @@ impl Registry {
 
     /// Moves every session with the wall clock. Polls under way were begun by the old time, so
     /// what they will have decided is stale.
-    pub(super) fn step(&mut self, step: Step, policy: &Policy) -> Vec<Decision> {
+    pub(super) fn step(&mut self, step: Step, now: Timestamp, policy: &Policy) -> Vec<Decision> {
         let mut decisions = Vec::new();
         for session in self.live_sessions() {
-            let session = Arc::new(session.stepped(step));
+            let session = Arc::new(session.stepped(step, now, policy));
             self.put(Arc::clone(&session), false, policy);
             decisions.push(Decision { session, events: Vec::new() });
         }

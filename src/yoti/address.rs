@@ -1,8 +1,8 @@
-//! Where the API is: the base URL, and the paths below it.
+//! Where the API is: the base URL, the paths below it, and where access tokens come from.
 //!
-//! Both are checked once, here, so that a request's URL is their plain concatenation. That
-//! matters because the concatenation is what gets signed: a URL library that quietly rewrote it
-//! afterwards would make every signature wrong.
+//! All are checked once, here, so that a request's URL is the plain concatenation of base URL
+//! and path. That matters because the concatenation is what gets signed: a URL library that
+//! quietly rewrote it afterwards would make every signature wrong.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,18 +17,34 @@ use crate::domain::SessionId;
 pub struct BaseUrl {
     /// Normalised, without a slash at its end.
     text: String,
-    authority: String,
-    loopback: bool,
+    origin: Origin,
+}
+
+/// Where access tokens are asked for: https, or plain http to this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenUrl {
+    /// As it was written, which is what the endpoint compares the assertion's audience with.
+    text: String,
+    origin: Origin,
+}
+
+/// The server of a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Host and, where it isn't the usual one, port.
+    pub(super) authority: String,
+    /// Whether it is this machine, for which no proxy is asked.
+    pub(super) loopback: bool,
+    /// Whether there is no TLS, and so no certificate to check.
+    pub(super) plain_http: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidBaseUrl {
-    #[error("{0:?} is not a URL; write it like \"https://api.yoti.com/idverify/v1\"")]
-    NotAUrl(String),
-    #[error(
-        "{0:?} is neither https nor plain http to this machine; write it like \"https://api.yoti.com/idverify/v1\""
-    )]
-    Insecure(String),
+pub enum InvalidUrl {
+    #[error("{text:?} is not a URL; write it like {example:?}")]
+    NotAUrl { text: String, example: &'static str },
+    #[error("{text:?} is neither https nor plain http to this machine; write it like {example:?}")]
+    Insecure { text: String, example: &'static str },
     /// The text is not repeated: it may hold a password.
     #[error("holds a user name or password; leave them out")]
     UserInfo,
@@ -37,42 +53,23 @@ pub enum InvalidBaseUrl {
 }
 
 impl BaseUrl {
+    const EXAMPLE: &str = "https://api.yoti.com/idverify/v1";
+
     /// # Errors
-    /// [`InvalidBaseUrl`], whose text says what is wrong and what to write.
-    pub fn parse(text: &str) -> Result<Self, InvalidBaseUrl> {
-        let url = Url::parse(text.trim())
-            .map_err(|_| InvalidBaseUrl::NotAUrl(without_user_info(text).to_owned()))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(InvalidBaseUrl::UserInfo);
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(InvalidBaseUrl::QueryOrFragment);
-        }
-        let loopback = is_loopback(url.host_str().unwrap_or_default());
-        match url.scheme() {
-            "https" => {}
-            "http" if loopback => {}
-            _ => return Err(InvalidBaseUrl::Insecure(text.to_owned())),
-        }
-        let authority = url.authority().to_owned();
-        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), authority, loopback })
+    /// [`InvalidUrl`], whose text says what is wrong and what to write.
+    pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        let (url, origin) = parse(text, Self::EXAMPLE)?;
+        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), origin })
     }
 
     /// Host and, where it isn't the usual one, port.
     #[must_use]
     pub fn authority(&self) -> &str {
-        &self.authority
+        &self.origin.authority
     }
 
-    /// Whether the API is on this machine, which no proxy is asked for.
-    #[must_use]
-    pub const fn is_loopback(&self) -> bool {
-        self.loopback
-    }
-
-    /// Whether there is no TLS, and so no certificate to check.
-    pub(super) fn is_plain_http(&self) -> bool {
-        self.text.starts_with("http:")
+    pub(super) const fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The base URL followed by that path and query, which come out as they went in or not at all.
@@ -85,16 +82,12 @@ impl BaseUrl {
 /// Yoti's production API.
 impl Default for BaseUrl {
     fn default() -> Self {
-        Self {
-            text: "https://api.yoti.com/idverify/v1".to_owned(),
-            authority: "api.yoti.com".to_owned(),
-            loopback: false,
-        }
+        Self { text: Self::EXAMPLE.to_owned(), origin: Origin::https("api.yoti.com") }
     }
 }
 
 impl FromStr for BaseUrl {
-    type Err = InvalidBaseUrl;
+    type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse(text)
@@ -105,6 +98,71 @@ impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+impl TokenUrl {
+    const DEFAULT: &str = "https://auth.api.yoti.com/v1/oauth/token";
+
+    /// # Errors
+    /// [`InvalidUrl`], whose text says what is wrong and what to write.
+    pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        let (_, origin) = parse(text, Self::DEFAULT)?;
+        Ok(Self { text: text.trim().to_owned(), origin })
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+/// Yoti's.
+impl Default for TokenUrl {
+    fn default() -> Self {
+        Self { text: Self::DEFAULT.to_owned(), origin: Origin::https("auth.api.yoti.com") }
+    }
+}
+
+impl FromStr for TokenUrl {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for TokenUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Origin {
+    fn https(host: &str) -> Self {
+        Self { authority: host.to_owned(), loopback: false, plain_http: false }
+    }
+}
+
+fn parse(text: &str, example: &'static str) -> Result<(Url, Origin), InvalidUrl> {
+    let url = Url::parse(text.trim())
+        .map_err(|_| InvalidUrl::NotAUrl { text: without_user_info(text).to_owned(), example })?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(InvalidUrl::UserInfo);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(InvalidUrl::QueryOrFragment);
+    }
+    let loopback = is_loopback(url.host_str().unwrap_or_default());
+    let plain_http = match url.scheme() {
+        "https" => false,
+        "http" if loopback => true,
+        _ => return Err(InvalidUrl::Insecure { text: text.to_owned(), example }),
+    };
+    let origin = Origin { authority: url.authority().to_owned(), loopback, plain_http };
+    Ok((url, origin))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -193,15 +251,15 @@ mod tests {
     fn plain_http_is_for_this_machine_alone() {
         for text in ["http://127.0.0.1:8080/idverify/v1", "http://localhost", "http://[::1]:1/x"] {
             let url = BaseUrl::parse(text).unwrap();
-            assert!(url.is_loopback());
+            assert!(url.origin.loopback && url.origin.plain_http);
             assert_eq!(url.to_string(), text);
         }
         for text in
             ["http://api.yoti.com/idverify/v1", "http://localhost.example", "ftp://127.0.0.1/"]
         {
-            assert!(matches!(BaseUrl::parse(text), Err(InvalidBaseUrl::Insecure(_))), "{text}");
+            assert!(matches!(BaseUrl::parse(text), Err(InvalidUrl::Insecure { .. })), "{text}");
         }
-        assert!(!BaseUrl::parse("https://api.yoti.com/idverify/v1").unwrap().is_loopback());
+        assert_eq!(BaseUrl::parse(BaseUrl::EXAMPLE).unwrap(), BaseUrl::default());
     }
 
     #[test]
@@ -223,10 +281,31 @@ mod tests {
     #[test]
     fn a_base_url_with_a_query_or_fragment_is_refused() {
         for text in ["https://api.yoti.com/?a=b", "https://api.yoti.com/#x"] {
-            assert_eq!(BaseUrl::parse(text), Err(InvalidBaseUrl::QueryOrFragment));
+            assert_eq!(BaseUrl::parse(text), Err(InvalidUrl::QueryOrFragment));
         }
         for text in ["", "api.yoti.com/idverify/v1", "https://"] {
             assert!(BaseUrl::parse(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_token_url_stays_as_it_was_written() {
+        for text in [TokenUrl::DEFAULT, "https://AUTH.example:443/v1/../token/", "http://[::1]"] {
+            assert_eq!(TokenUrl::parse(&format!(" {text}\n")).unwrap().as_str(), text);
+        }
+        assert_eq!(TokenUrl::parse(TokenUrl::DEFAULT).unwrap(), TokenUrl::default());
+    }
+
+    #[test]
+    fn a_token_url_that_would_give_the_assertion_away_or_hold_a_secret_is_refused() {
+        for text in ["http://auth.api.yoti.com/v1/oauth/token", "auth.api.yoti.com", ""] {
+            let message = TokenUrl::parse(text).unwrap_err().to_string();
+            assert!(message.contains(TokenUrl::DEFAULT), "{message}");
+        }
+        let user = TokenUrl::parse("https://me:hunter2@auth.api.yoti.com/").unwrap_err();
+        assert_eq!(user, InvalidUrl::UserInfo);
+        for text in ["https://auth.api.yoti.com/?a=b", "https://auth.api.yoti.com/#x"] {
+            assert_eq!(TokenUrl::parse(text), Err(InvalidUrl::QueryOrFragment));
         }
     }
 

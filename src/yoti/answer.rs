@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::domain::{Observation, Policy, Problem, ProblemKind, Timestamp};
 
+use super::auth::Scheme;
 use super::text;
 use super::wire::{self, Reason, Unreadable};
 
@@ -18,7 +19,7 @@ const CLOCK_TOLERANCE_SECONDS: u64 = 60;
 pub(super) struct Head {
     pub(super) status: StatusCode,
     request_id: Option<String>,
-    retry_after: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
     /// By how many seconds the server's clock is ahead of this machine's.
     pub(super) server_ahead_seconds: Option<i64>,
 }
@@ -54,7 +55,7 @@ impl Head {
     }
 
     /// What any answer but 200 means. The body only adds the reason in words.
-    pub(super) fn refusal(&self, body: &[u8]) -> Observation {
+    pub(super) fn refusal(&self, body: &[u8], scheme: Scheme) -> Observation {
         let Reason { code, words } = wire::reason(body);
         let words = words.map_or(String::new(), |words| format!(": {words}"));
         let problem =
@@ -62,7 +63,7 @@ impl Head {
         let malformed = |message| Observation::Malformed(problem(ProblemKind::Malformed, message));
         match self.status.as_u16() {
             401 | 403 => {
-                let (kind, message) = self.unauthorized(&words);
+                let (kind, message) = self.unauthorized(&words, scheme);
                 Observation::Unauthorized(problem(kind, message))
             }
             // The application is unknown, which says nothing of the session: taken for a missing
@@ -111,23 +112,40 @@ impl Head {
         }
     }
 
-    fn unauthorized(&self, words: &str) -> (ProblemKind, String) {
-        let refused = format!("the API refused the request{words}");
-        match self.server_ahead_seconds {
-            Some(ahead) if ahead.unsigned_abs() > CLOCK_TOLERANCE_SECONDS => {
-                let (off, side) =
-                    (ahead.unsigned_abs(), if ahead > 0 { "behind" } else { "ahead of" });
-                let message = format!(
-                    "{refused}; this machine's clock is {off} s {side} the server's: set it right"
-                );
-                (ProblemKind::ClockSkew, message)
+    fn unauthorized(&self, words: &str, scheme: Scheme) -> (ProblemKind, String) {
+        match (scheme, self.clock_skew()) {
+            (Scheme::SignedRequest, Some(skew)) => {
+                (ProblemKind::ClockSkew, format!("the API refused the request{words}; {skew}"))
             }
-            Some(_) | None => {
-                let message = format!("{refused}; check api.sdk_id and api.auth.private_key_file");
-                (ProblemKind::Unauthorized, message)
-            }
+            (Scheme::SignedRequest, None) => (
+                ProblemKind::Unauthorized,
+                format!(
+                    "the API refused the request{words}; check api.sdk_id and api.auth.private_key_file"
+                ),
+            ),
+            // No clock but the server's decides whether a token still holds.
+            (Scheme::Bearer, _) => (
+                ProblemKind::Unauthorized,
+                format!(
+                    "the API refused the access token{words}; check api.auth.scopes, and that api.base_url and api.auth.token_url belong together"
+                ),
+            ),
         }
     }
+
+    /// That this machine's clock is so far off that it explains a refusal.
+    pub(super) fn clock_skew(&self) -> Option<String> {
+        let ahead = self.server_ahead_seconds?;
+        let off = ahead.unsigned_abs();
+        let side = if ahead > 0 { "behind" } else { "ahead of" };
+        (off > CLOCK_TOLERANCE_SECONDS)
+            .then(|| format!("this machine's clock is {off} s {side} the server's: set it right"))
+    }
+}
+
+/// The problem of a request that was never sent.
+pub(super) fn unsent(kind: ProblemKind, message: &str) -> Problem {
+    Problem { kind, status: None, code: None, request_id: None, message: message.to_owned() }
 }
 
 fn header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
@@ -216,16 +234,26 @@ mod tests {
             ("Sun, 06 Nov 1994 08:50:37 GMT", "check api.sdk_id"),
             ("garbage", "check api.sdk_id"),
         ] {
-            let observation = head(401, &[("date", date)]).refusal(b"");
+            let observation = head(401, &[("date", date)]).refusal(b"", Scheme::SignedRequest);
             let message = &observation.problem().unwrap().message;
             assert!(message.contains(words), "{message}");
         }
     }
 
     #[test]
+    fn a_refused_token_is_not_put_down_to_the_clock() {
+        let head = head(401, &[("date", "Sun, 06 Nov 1994 09:49:37 GMT")]);
+        let observation = head.refusal(b"", Scheme::Bearer);
+        let problem = observation.problem().unwrap();
+        assert_eq!(problem.kind, ProblemKind::Unauthorized);
+        assert!(problem.message.contains("api.auth.scopes"), "{}", problem.message);
+    }
+
+    #[test]
     fn every_status_has_one_meaning() {
         for status in 201..600 {
-            let observation = head(status, &[]).refusal(br#"{"code":"SOME_CODE"}"#);
+            let observation =
+                head(status, &[]).refusal(br#"{"code":"SOME_CODE"}"#, Scheme::SignedRequest);
             let kind = match status {
                 401 | 403 => ProblemKind::Unauthorized,
                 404 => ProblemKind::NotFound,
@@ -243,20 +271,22 @@ mod tests {
     #[test]
     fn a_404_of_something_that_is_not_the_api_is_no_missing_session() {
         for body in [&b""[..], b"{}", b"<html>not here</html>", br#"{"message":"no route"}"#] {
-            let observation = head(404, &[]).refusal(body);
+            let observation = head(404, &[]).refusal(body, Scheme::SignedRequest);
             assert!(matches!(observation, Observation::Malformed(_)), "{observation:?}");
         }
     }
 
     #[test]
     fn an_unknown_application_is_no_missing_session() {
-        let observation = head(404, &[]).refusal(br#"{"code":"APP_NOT_FOUND"}"#);
+        let observation =
+            head(404, &[]).refusal(br#"{"code":"APP_NOT_FOUND"}"#, Scheme::SignedRequest);
         assert!(matches!(observation, Observation::Unauthorized(_)), "{observation:?}");
     }
 
     #[test]
     fn an_odd_request_id_is_cleaned() {
-        let observation = head(500, &[("x-request-id", "a b<script>\t1")]).refusal(b"");
+        let observation =
+            head(500, &[("x-request-id", "a b<script>\t1")]).refusal(b"", Scheme::SignedRequest);
         let problem = observation.problem().unwrap();
         assert_eq!(problem.request_id.as_deref(), Some("abscript1"));
     }

@@ -1,29 +1,26 @@
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use http::header::ACCEPT;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use reqwest::{Certificate, Response};
-use tokio::time::{Instant, timeout_at};
+use http::StatusCode;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::domain::{Observation, Problem, ProblemKind, SessionId};
+use crate::domain::{Observation, ProblemKind, SessionId};
 
 use super::SessionApi;
-use super::address::{BaseUrl, SessionPath};
-use super::answer::Head;
-use super::auth::Auth;
+use super::address::{BaseUrl, Origin, SessionPath};
+use super::answer::unsent;
+use super::auth::{Access, Auth, Authorized, Target};
+use super::server::{Answer, Body, ClientError, Server};
 use super::state_scan::StateScan;
 use super::text;
-use super::transport::{AtomicTimeout, Failure, Route, root_cause};
+use super::token_endpoint::TokenEndpoint;
+use super::tokens::Tokens;
+use super::transport::{AtomicTimeout, Route};
 use super::wire::{self, Unreadable};
-
-const VERSION: &str = concat!("ibvwatch-", env!("CARGO_PKG_VERSION"));
-const USER_AGENT: &str = concat!("ibvwatch/", env!("CARGO_PKG_VERSION"));
 
 /// What a client is made from.
 #[derive(Debug)]
@@ -33,7 +30,8 @@ pub struct Settings {
     /// Without it, [`SessionApi::session_state`] is not to be asked.
     pub session_path: Option<SessionPath>,
     pub auth: Auth,
-    /// For a whole request, from connecting to the last byte of the answer. Cut to an hour.
+    /// For a whole request, from connecting to the last byte of the answer, and with the wait
+    /// for an access token where one is needed. Cut to an hour.
     pub timeout: Duration,
     pub connect_timeout: Duration,
     /// Largest configuration taken, in bytes.
@@ -42,30 +40,18 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
 }
 
-/// Why no client can be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    #[error("can't read api.ca_file {path}: {source}; name a PEM file of certificates")]
-    CaUnreadable { path: PathBuf, source: io::Error },
-    #[error("api.ca_file {path} holds no usable certificate; name a PEM file of certificates")]
-    CaUnusable { path: PathBuf },
-    #[error(
-        "TLS can't be set up: {0}; install the system's CA certificates (package ca-certificates), or set api.ca_file"
-    )]
-    Tls(String),
-}
-
 /// Asks the real API, over connections that are kept and shared.
 ///
 /// A proxy is used where `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say so, as by other programs;
 /// it only ever passes on encrypted bytes. An API on this machine is reached directly. There
-/// are no cookies, no redirects, and no silent second tries: each try is signed afresh.
+/// are no cookies, no redirects, and no silent second tries but one: with a new access token,
+/// when the API refuses the one it was shown.
 pub struct Client {
-    http: reqwest::Client,
-    route: Route,
+    server: Server,
+    base_url: BaseUrl,
     configuration_path: SessionPath,
     session_path: Option<SessionPath>,
-    auth: Auth,
+    access: Access,
     max_response_size: u64,
     clock: Arc<dyn Clock>,
     server_ahead_seconds: AtomicI64,
@@ -78,15 +64,29 @@ impl Client {
     /// # Errors
     /// [`ClientError`] if the certificates to trust can't be loaded.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
-        let http = build(&settings)?;
-        let Settings { base_url, connect_timeout, .. } = settings;
-        let timeout = AtomicTimeout::new(settings.timeout);
+        let connect = |origin: &Origin, key| {
+            let route = Route {
+                origin: origin.clone(),
+                key,
+                timeout: AtomicTimeout::new(settings.timeout),
+                connect_timeout: settings.connect_timeout,
+            };
+            Server::new(route, settings.ca_file.as_deref())
+        };
+        let server = connect(settings.base_url.origin(), "api.base_url")?;
+        let access = match settings.auth {
+            Auth::SignedRequest(signer) => Access::SignedRequest(signer),
+            Auth::Bearer(bearer) => {
+                let server = connect(bearer.token_url().origin(), "api.auth.token_url")?;
+                Access::Bearer(Tokens::new(TokenEndpoint::new(server, bearer), Arc::clone(&clock)))
+            }
+        };
         Ok(Self {
-            http,
-            route: Route { base_url, timeout, connect_timeout },
+            server,
+            base_url: settings.base_url,
             configuration_path: settings.configuration_path,
             session_path: settings.session_path,
-            auth: settings.auth,
+            access,
             max_response_size: settings.max_response_size,
             clock,
             server_ahead_seconds: AtomicI64::new(UNKNOWN),
@@ -95,7 +95,8 @@ impl Client {
 
     /// Changes how long requests may take from now on.
     pub fn set_timeout(&self, timeout: Duration) {
-        self.route.timeout.set(timeout);
+        self.server.set_timeout(timeout);
+        self.access.set_timeout(timeout);
     }
 
     /// Whether [`SessionApi::session_state`] can be asked.
@@ -111,35 +112,55 @@ impl Client {
         Some(self.server_ahead_seconds.load(Ordering::Relaxed)).filter(|&ahead| ahead != UNKNOWN)
     }
 
+    /// How long the access token at hand lives on; nothing where there is none.
+    #[must_use]
+    pub fn token_expires_in(&self) -> Option<Duration> {
+        self.access.token_expires_in()
+    }
+
     /// Sends one request; an answer other than 200 is already an observation.
     async fn ask(&self, path: &SessionPath, id: SessionId) -> Result<Answer<'_>, Observation> {
-        let deadline = Instant::now() + self.route.timeout.get();
+        let deadline = self.server.deadline();
+        let target = Target { base_url: &self.base_url, path: &path.of(id), deadline };
+        let authorized = self.access.authorize(&target, self.clock.now().wall).await?;
+        let token = authorized.token.clone();
+        let mut answer = self.get(id, authorized, deadline).await?;
+        if answer.head.status == StatusCode::UNAUTHORIZED
+            && let Some(refused) = token
+            && let Some(again) = self.access.reauthorize(&target, &refused).await?
+        {
+            answer = self.get(id, again, deadline).await?;
+        }
+        if answer.head.status == StatusCode::OK {
+            return Ok(answer);
+        }
+        let body = answer.beginning().await;
+        Err(answer.head.refusal(&body, self.access.scheme()))
+    }
+
+    async fn get(
+        &self,
+        id: SessionId,
+        authorized: Authorized,
+        deadline: Instant,
+    ) -> Result<Answer<'_>, Observation> {
         let started = self.clock.now();
-        let authorized = self
-            .auth
-            .authorize(&self.route.base_url, &path.of(id), started.wall)
-            .map_err(|error| {
-                Observation::Unauthorized(unsent(ProblemKind::Unauthorized, &error.to_string()))
-            })?;
-        let request = self.http.get(authorized.url).headers(authorized.headers);
-        let response = match timeout_at(deadline, request.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.route.unreachable(Failure::Broken(error), None)),
-            Err(_) => return Err(self.route.unreachable(Failure::Late, None)),
-        };
-        let now = self.clock.now();
-        let head = Head::read(response.status(), response.headers(), now.wall);
-        if let Some(ahead) = head.server_ahead_seconds {
+        let Authorized { url, headers, token } = authorized;
+        let request = self.server.http.get(url).headers(headers);
+        let answer = self.server.send(request, deadline, &*self.clock).await?;
+        if let Some(token) = token.filter(|_| answer.head.status != StatusCode::UNAUTHORIZED) {
+            token.note_accepted();
+        }
+        if let Some(ahead) = answer.head.server_ahead_seconds {
             self.server_ahead_seconds.store(ahead, Ordering::Relaxed);
         }
         tracing::debug!(
             session_id = %id,
-            status = head.status.as_u16(),
-            after = ?now.monotonic.saturating_sub(started.monotonic),
+            status = answer.head.status.as_u16(),
+            after = ?self.clock.now().monotonic.saturating_sub(started.monotonic),
             "the API answered"
         );
-        let answer = Answer { head, response, deadline, route: &self.route };
-        if answer.head.status == StatusCode::OK { Ok(answer) } else { Err(answer.refusal().await) }
+        Ok(answer)
     }
 }
 
@@ -163,25 +184,13 @@ impl SessionApi for Client {
     }
 }
 
-/// The problem of a request that was never sent.
-fn unsent(kind: ProblemKind, message: &str) -> Problem {
-    Problem { kind, status: None, code: None, request_id: None, message: message.to_owned() }
-}
-
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("base_url", &self.route.base_url).finish_non_exhaustive()
+        f.debug_struct("Client").field("base_url", &self.base_url).finish_non_exhaustive()
     }
 }
 
-/// An answer of which the headers have come.
-struct Answer<'a> {
-    head: Head,
-    response: Response,
-    deadline: Instant,
-    route: &'a Route,
-}
-
+/// What a good answer says.
 impl Answer<'_> {
     async fn configuration(mut self, id: SessionId, largest: u64) -> Observation {
         match self.body(largest).await {
@@ -225,90 +234,4 @@ impl Answer<'_> {
             }
         }
     }
-
-    /// The status has the meaning already, so as much of the body as comes will do.
-    async fn refusal(mut self) -> Observation {
-        const LARGEST: usize = 64 * 1024;
-        let mut body = Vec::new();
-        while let Ok(Some(chunk)) = self.chunk().await {
-            body.extend_from_slice(&chunk);
-            if body.len() > LARGEST {
-                break;
-            }
-        }
-        self.head.refusal(&body)
-    }
-
-    async fn body(&mut self, largest: u64) -> Result<Body, Failure> {
-        let length = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-        if self.response.content_length().is_some_and(|announced| announced > largest) {
-            return Ok(Body::TooLarge);
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if length(body.len()).saturating_add(length(chunk.len())) > largest {
-                return Ok(Body::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Body::Whole(body))
-    }
-
-    async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, Failure> {
-        timeout_at(self.deadline, self.response.chunk())
-            .await
-            .map_err(|_| Failure::Late)?
-            .map_err(Failure::Broken)
-    }
-
-    fn broken(&self, failure: Failure) -> Observation {
-        self.route.unreachable(failure, Some(self.head.status.as_u16()))
-    }
-}
-
-enum Body {
-    Whole(Vec<u8>),
-    TooLarge,
-}
-
-fn build(settings: &Settings) -> Result<reqwest::Client, ClientError> {
-    let headers = [
-        (ACCEPT, "application/json"),
-        (HeaderName::from_static("x-yoti-sdk"), "ibvwatch"),
-        (HeaderName::from_static("x-yoti-sdk-version"), VERSION),
-    ];
-    let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
-    let mut builder = reqwest::Client::builder()
-        .user_agent(USER_AGENT)
-        .default_headers(HeaderMap::from_iter(headers))
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        // A second try with the same nonce is a replay.
-        .retry(reqwest::retry::never())
-        .connect_timeout(settings.connect_timeout)
-        // A connection that a firewall forgot takes every request on it down until it is found out.
-        .http2_keep_alive_interval(Duration::from_secs(15))
-        .http2_keep_alive_timeout(Duration::from_secs(5))
-        .http2_keep_alive_while_idle(true);
-    if settings.base_url.is_loopback() {
-        builder = builder.no_proxy();
-    }
-    if settings.base_url.is_plain_http() {
-        // A simulated API must do on a machine without CA certificates, too.
-        return builder.tls_certs_only([]).build().map_err(|e| ClientError::Tls(root_cause(&e)));
-    }
-    if let Some(path) = &settings.ca_file {
-        let pem = std::fs::read(path)
-            .map_err(|source| ClientError::CaUnreadable { path: path.clone(), source })?;
-        let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
-        if certificates.is_empty() {
-            return Err(ClientError::CaUnusable { path: path.clone() });
-        }
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|error| match &settings.ca_file {
-        // The system's own certificates are skipped where they are odd; these are not.
-        Some(path) => ClientError::CaUnusable { path: path.clone() },
-        None => ClientError::Tls(root_cause(&error)),
-    })
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
-use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RSA_PSS_SHA384, RsaSignatureEncoding};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
@@ -137,9 +137,25 @@ impl PrivateKey {
     /// # Errors
     /// [`SigningFailed`] if the cryptographic library declines.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
+        self.sign_as(&RSA_PKCS1_SHA256, message)
+    }
+
+    /// Signs with RSASSA-PSS over SHA-384, with a salt of the hash's length: the PS384 of RFC 7518.
+    ///
+    /// # Errors
+    /// [`SigningFailed`] if the cryptographic library declines.
+    pub fn sign_ps384(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
+        self.sign_as(&RSA_PSS_SHA384, message)
+    }
+
+    fn sign_as(
+        &self,
+        encoding: &'static RsaSignatureEncoding,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SigningFailed> {
         let mut signature = vec![0; self.0.public_modulus_len()];
         self.0
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+            .sign(encoding, &SystemRandom::new(), message, &mut signature)
             .map_err(|_| SigningFailed)?;
         Ok(signature)
     }

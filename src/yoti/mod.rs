@@ -5,20 +5,25 @@
 //! the key, the digest, a URL's query, or anything of a body but resource types, ids and
 //! states: text of the server's that does go on is short, one line, and cleaned.
 //!
-//! In reading order: where the API is (`address`), how a request is signed (`key`, `sign`,
-//! `auth`), the request itself (`client`), and what its outcome means (`wire` for a good
+//! In reading order: where the API is (`address`), how a request is signed (`key`, `sign`) or
+//! gets an access token (`bearer`, `token_endpoint`, `tokens`), which of the two it is (`auth`),
+//! the request itself (`client`, `server`), and what its outcome means (`wire` for a good
 //! configuration, `state_scan` for a good session, `answer` for any other answer, `transport`
 //! for none).
 
 mod address;
 mod answer;
 mod auth;
+mod bearer;
 mod client;
 mod key;
 mod secret;
+mod server;
 mod sign;
 mod state_scan;
 mod text;
+mod token_endpoint;
+mod tokens;
 mod transport;
 mod wire;
 
@@ -26,11 +31,13 @@ use std::future::Future;
 
 use crate::domain::{Observation, SessionId};
 
-pub use address::{BaseUrl, InvalidBaseUrl, InvalidSessionPath, SessionPath};
+pub use address::{BaseUrl, InvalidSessionPath, InvalidUrl, SessionPath, TokenUrl};
 pub use auth::Auth;
-pub use client::{Client, ClientError, Settings};
+pub use bearer::{Bearer, InvalidScopes, Scopes};
+pub use client::{Client, Settings};
 pub use key::{KeyError, KeyFault, PrivateKey, SigningFailed};
 pub use secret::Secret;
+pub use server::ClientError;
 pub use sign::{InvalidSdkId, Signer};
 
 /// What can be asked about a session.

@@ -28,11 +28,7 @@ impl Signer {
     /// [`InvalidSdkId`] if the id is empty. Beyond that any text will do: Yoti doesn't say what
     /// an id may look like.
     pub fn new(sdk_id: &str, key: PrivateKey) -> Result<Self, InvalidSdkId> {
-        let sdk_id = sdk_id.trim();
-        if sdk_id.is_empty() {
-            return Err(InvalidSdkId);
-        }
-        Ok(Self { sdk_id: percent_encoded(sdk_id), key })
+        Ok(Self { sdk_id: percent_encoded(trimmed(sdk_id)?), key })
     }
 
     /// The path with its query, which is what gets signed and sent.
@@ -48,9 +44,14 @@ impl Signer {
     }
 }
 
+/// The SDK id without white space around it.
+pub(super) fn trimmed(sdk_id: &str) -> Result<&str, InvalidSdkId> {
+    Some(sdk_id.trim()).filter(|id| !id.is_empty()).ok_or(InvalidSdkId)
+}
+
 /// All but the unreserved characters of RFC 3986 encoded, so that no URL library finds
 /// anything left to change.
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
         .map(|byte| match byte {

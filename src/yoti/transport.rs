@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::domain::{Observation, Problem, ProblemKind};
 
-use super::address::BaseUrl;
+use super::address::Origin;
 use super::text;
 
 /// Why there is no complete answer.
@@ -24,7 +24,9 @@ pub(super) enum Failure {
 /// What the words are about.
 #[derive(Debug)]
 pub(super) struct Route {
-    pub(super) base_url: BaseUrl,
+    pub(super) origin: Origin,
+    /// The key of the configuration that says where it is.
+    pub(super) key: &'static str,
     pub(super) timeout: AtomicTimeout,
     pub(super) connect_timeout: Duration,
 }
@@ -66,7 +68,7 @@ impl Route {
     }
 
     fn words(&self, failure: Failure) -> String {
-        let host = self.base_url.authority();
+        let (host, key) = (&self.origin.authority, self.key);
         let error = match failure {
             Failure::Late => {
                 let timeout = humantime::format_duration(self.timeout.get());
@@ -85,16 +87,16 @@ impl Route {
         }
         if error.is_dns() {
             return format!(
-                "the name of {host} can't be resolved: {cause}; check api.base_url and this machine's DNS"
+                "the name of {host} can't be resolved: {cause}; check {key} and this machine's DNS"
             );
         }
         if cause.contains("certificate") || cause.contains("Certificate") {
-            return format!("TLS with {host} failed: {cause}; {}", certificate_hint(&cause));
+            return format!("TLS with {host} failed: {cause}; {}", certificate_hint(&cause, key));
         }
         match io_kind(&error) {
-            Some(io::ErrorKind::ConnectionRefused) => format!(
-                "{host} refuses the connection; check api.base_url, and that the server runs"
-            ),
+            Some(io::ErrorKind::ConnectionRefused) => {
+                format!("{host} refuses the connection; check {key}, and that the server runs")
+            }
             Some(
                 io::ErrorKind::ConnectionReset
                 | io::ErrorKind::ConnectionAborted
@@ -102,7 +104,7 @@ impl Route {
                 | io::ErrorKind::UnexpectedEof,
             ) => format!("the connection to {host} broke before the answer was complete"),
             Some(_) | None if error.is_connect() => {
-                format!("can't connect to {host}: {cause}; check the network and api.base_url")
+                format!("can't connect to {host}: {cause}; check the network and {key}")
             }
             Some(_) | None => {
                 format!("the connection to {host} broke before the answer was complete: {cause}")
@@ -111,14 +113,14 @@ impl Route {
     }
 }
 
-fn certificate_hint(cause: &str) -> &'static str {
+fn certificate_hint(cause: &str, key: &str) -> String {
     // A bad signature is that of an authority which has the name of a trusted one, not its key.
     if cause.contains("UnknownIssuer") || cause.contains("BadSignature") {
-        "its certificate is not issued by an authority that this machine trusts: if it should be, set api.ca_file to that authority's certificate"
+        "its certificate is not issued by an authority that this machine trusts: if it should be, set api.ca_file to that authority's certificate".to_owned()
     } else if cause.contains("expired") || cause.contains("not valid yet") {
-        "compare this machine's clock; if that is right, the server's operator must renew the certificate"
+        "compare this machine's clock; if that is right, the server's operator must renew the certificate".to_owned()
     } else {
-        "check that api.base_url names the server by the name in its certificate"
+        format!("check that {key} names the server by the name in its certificate")
     }
 }
 

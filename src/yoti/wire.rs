@@ -77,7 +77,7 @@ pub(super) fn configuration(body: &[u8], asked: SessionId) -> Result<Snapshot, U
     if id != asked {
         return Err(Unreadable::OtherSession(id));
     }
-    let ttl = body.client_session_token_ttl.and_then(ttl);
+    let ttl = body.client_session_token_ttl.and_then(seconds);
     let resources = body.capture.map(required_resources).transpose()?.unwrap_or_default();
     Ok(Snapshot { ttl, resources })
 }
@@ -102,7 +102,7 @@ fn listed(resource: &RawValue) -> Listed {
 }
 
 /// Reads an object; serde would take a list for a struct, too.
-fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
+pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
     match json.trim_ascii_start().first() {
         None => return Err(Unreadable::Empty),
         Some(b'{') => {}
@@ -118,7 +118,7 @@ fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
 }
 
 /// A string's text, or a number's or boolean's as it stands; an object or a list is none.
-fn as_text(value: &RawValue) -> Option<String> {
+pub(super) fn as_text(value: &RawValue) -> Option<String> {
     match value.get().as_bytes().first()? {
         // Fails only for half a surrogate pair, which is no text.
         b'"' => serde_json::from_str(value.get()).ok(),
@@ -127,8 +127,8 @@ fn as_text(value: &RawValue) -> Option<String> {
     }
 }
 
-/// Seconds remaining, zero if less; also as a fraction or in quotes.
-fn ttl(value: &RawValue) -> Option<Duration> {
+/// A time remaining, in seconds: zero if less; also as a fraction or in quotes.
+pub(super) fn seconds(value: &RawValue) -> Option<Duration> {
     let text = as_text(value)?;
     // Rust's parser also takes "nan" and "infinity".
     let numeric = |c: char| c.is_ascii_digit() || "+-.eE".contains(c);

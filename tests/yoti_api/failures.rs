@@ -1,12 +1,10 @@
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ibvwatch::domain::{Observation, ProblemKind};
 use ibvwatch::yoti::SessionApi;
 use tokio::net::TcpListener;
-use tracing_subscriber::fmt::MakeWriter;
 
+use super::log::Log;
 use super::server::{PATIENCE, Server, answer};
 use super::{SDK_ID, client, id, problem, settings};
 
@@ -178,44 +176,16 @@ async fn an_answer_that_drips_does_not_prolong_the_deadline() {
     }
 }
 
-/// Everything that is logged on this thread, at every level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn even_at_the_finest_level_nothing_secret_is_logged() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(log.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let (log, guard) = Log::of_this_thread();
     let body =
         format!(r#"{{"session_id":"{}","client_session_token":"hunter2","capture":7}}"#, id());
     let server = Server::answering(answer(200, &[], &body)).await;
     let client = client(settings(&server.base_url()));
     let observations = [client.configuration(id()).await, client.session_state(id()).await];
     drop(guard);
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = log.text();
     assert!(logged.contains("the API answered"), "{logged}");
     let shown = format!("{logged} {observations:?} {client:?}");
     for secret in [SDK_ID, "nonce", "sdkId", "timestamp=", "hunter2", "client_session_token"] {

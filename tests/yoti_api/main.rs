@@ -4,8 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "clippy takes only #[test] functions for tests")]
 
 mod answers;
+mod assertion;
+mod bearer;
 mod failures;
 mod key;
+mod log;
 mod request;
 mod server;
 mod tls;

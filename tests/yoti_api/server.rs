@@ -63,10 +63,12 @@ pub(crate) struct Connection {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    pub(crate) method: String,
     /// Path and query.
     pub(crate) target: String,
     /// By name in lower case.
     pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
 }
 
 impl Connection {
@@ -78,12 +80,16 @@ impl Connection {
         }
         let head = String::from_utf8(head).unwrap();
         let mut lines = head.trim_end().lines();
-        let target = lines.next()?.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")?.to_owned();
-        let headers = lines
+        let (method, target) = lines.next()?.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
+        let headers: HashMap<String, String> = lines
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
             .collect();
-        Some(Request { target, headers })
+        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await.ok()?;
+        let body = String::from_utf8(body).unwrap();
+        Some(Request { method: method.to_owned(), target: target.to_owned(), headers, body })
     }
 
     /// Whether the bytes went out; they don't once the client has closed the connection.

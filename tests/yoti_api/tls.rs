@@ -24,13 +24,13 @@ use super::server::{Connection, PATIENCE, Server};
 use super::{StoppedClock, client, id, problem, settings};
 
 /// An authority that nobody trusts yet.
-struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDir,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,12 +40,12 @@ impl Authority {
         Self { issuer, directory }
     }
 
-    fn ca_file(&self) -> PathBuf {
+    pub(crate) fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
     /// A server that speaks these protocols, and tells which one each request came by.
-    async fn server(
+    pub(crate) async fn server(
         &self,
         protocols: &[&str],
         change: impl FnOnce(&mut CertificateParams),
@@ -74,7 +74,8 @@ impl Authority {
                     let service = service_fn(move |request: http::Request<_>| {
                         let _: &hyper::body::Incoming = request.body();
                         sender.send(request.version()).unwrap();
-                        async { Ok::<_, Infallible>(ongoing()) }
+                        let asks_for_token = request.method() == http::Method::POST;
+                        async move { Ok::<_, Infallible>(good(asks_for_token)) }
                     });
                     let served = auto::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(stream), service)
@@ -87,8 +88,12 @@ impl Authority {
     }
 }
 
-fn ongoing() -> http::Response<Full<Bytes>> {
-    http::Response::new(Full::from(r#"{"state":"ONGOING"}"#))
+pub(crate) const ACCESS_TOKEN: &str = "token-by-tls";
+
+fn good(asks_for_token: bool) -> http::Response<Full<Bytes>> {
+    let token = format!(r#"{{"access_token":"{ACCESS_TOKEN}"}}"#);
+    let body = if asks_for_token { &token } else { r#"{"state":"ONGOING"}"# };
+    http::Response::new(Full::from(body.to_owned()))
 }
 
 fn trusting(address: SocketAddr, ca_file: Option<&Path>) -> Client {

@@ -6,6 +6,8 @@ use super::super::event::EventKind;
 use super::super::resource::Listed;
 use super::*;
 
+mod laws;
+
 const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -160,7 +162,7 @@ fn what_left_required_before_the_first_answer_stands_in_the_baseline_only() {
 }
 
 #[test]
-fn nothing_required_is_told_again_after_a_regression_and_never_of_an_empty_list() {
+fn nothing_required_is_told_again_after_a_regression_and_never_of_absence() {
     let mut life = Life::tracked();
     life.answer(&["REQUIRED"]);
     assert_eq!(life.answer(&["COMPLETE"]), [ResourceStateChanged, SessionNothingRequired]);
@@ -169,6 +171,8 @@ fn nothing_required_is_told_again_after_a_regression_and_never_of_an_empty_list(
     assert_eq!(life.answer(&["REQUIRED"]), [ResourceStateChanged]);
     assert_eq!(life.answer(&[]), [ResourceRemoved]);
     assert_eq!(life.answer(&["REQUIRED"]), [ResourceAdded]);
+    assert_eq!(life.answer(&["COMPLETE", "REQUIRED"]), [ResourceStateChanged, ResourceAdded]);
+    assert_eq!(life.answer(&["COMPLETE"]), [ResourceRemoved]);
 }
 
 #[test]
@@ -354,7 +358,7 @@ fn a_step_of_the_wall_clock_moves_what_was_measured_and_not_what_was_said() {
     life.wait(MINUTE).answer(&["IN_PROGRESS"]);
     let hour = 60 * MINUTE;
     for now in [life.now.plus(hour), life.now.minus(hour)] {
-        let stepped = life.session.stepped(Step::between(life.now, now));
+        let stepped = life.session.stepped(Step::between(life.now, now), now, &life.policy);
         assert_eq!(stepped.schedule.poll_at.distance(now), life.next_poll());
         assert!(stepped.is_active(now));
         assert_eq!(stepped.life.deadline.since(now), life.session.life.deadline.since(life.now));
@@ -409,6 +413,57 @@ fn after_a_restart_due_times_stay_and_what_fell_due_is_spread() {
     assert!(spread.iter().all(|after| *after <= life.policy.interval));
     let early = spread.iter().filter(|after| **after < life.policy.interval / 2).count();
     assert!((60..140).contains(&early), "{early} of 200 in the first half");
+}
+
+#[test]
+fn what_a_wrong_clock_has_put_off_for_a_year_is_polled_within_an_interval() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    life.session.schedule.poll_at = life.now.plus(365 * DAY);
+    life.session.resume(life.now, &life.policy, &mut life.rng);
+    assert!(life.next_poll() <= life.policy.interval);
+}
+
+#[test]
+fn a_session_whose_deadline_passed_unseen_is_polled_once_more_before_it_ends() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    life.wait(20 * DAY);
+    life.session.resume(life.now, &life.policy, &mut life.rng);
+    assert_eq!(life.elapses(), []);
+    let wake = life.session.wake(&life.policy).unwrap();
+    let (poll_at, urgency) = wake.poll.unwrap();
+    assert_eq!(urgency, Urgency::Final);
+    assert!(poll_at < wake.timer && poll_at.since(life.now) <= MINUTE);
+
+    // Failures don't end it before the time for it is over ...
+    life.now = poll_at;
+    assert_eq!(life.sees(unreachable(), None), []);
+    assert!(life.session.wake(&life.policy).unwrap().poll.is_some());
+    // ... and an answer decides.
+    let mut completed =
+        Life { session: life.session.clone(), events: Vec::new(), ..Life::tracked() };
+    completed.now = life.now;
+    let conflict = Observation::NotReady(problem(ProblemKind::NotReady));
+    assert_eq!(
+        completed.sees(conflict, Some(Observation::Completed)),
+        [SessionCompleted, SessionEnded]
+    );
+    let late = configuration(None, &["COMPLETE"]);
+    assert_eq!(
+        life.sees(late, Some(Observation::Ongoing)),
+        [ResourceStateChanged, SessionNothingRequired, SessionEnded]
+    );
+    assert_eq!(life.reason(), Some(EndReason::Expired));
+}
+
+#[test]
+fn a_deadline_that_a_session_file_set_is_not_overrun() {
+    let mut life = Life::with(Policy::default(), |entry| entry.expires_at = Some(START.plus(DAY)));
+    life.answer(&["COMPLETE"]);
+    life.wait(20 * DAY);
+    life.session.resume(life.now, &life.policy, &mut life.rng);
+    assert_eq!(life.elapses(), [SessionEnded]);
 }
 
 #[test]
