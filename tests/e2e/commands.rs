@@ -10,7 +10,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::common::{Daemon, Event, Home, PATIENCE, Printed, redacted, write_private};
+use crate::common::{
+    Daemon, Event, Home, PATIENCE, Printed, leave_out, lines, redacted, write_private,
+};
 
 fn id(n: u8) -> SessionId {
     SessionId::from_bytes([n; 16])
@@ -64,8 +66,27 @@ async fn the_sessions_are_listed_whether_or_not_the_daemon_runs() {
         assert_eq!(list.as_array().map(Vec::len), Some(count), "{phase}");
     }
     let table = home.run(&["sessions"]).await.succeeded();
-    let table = redacted(&table).replace("active", "quiet");
+    let table = redacted(&table).replace("active", "quiet").replace("  due", "  <span>");
     insta::assert_snapshot!("sessions", table);
+}
+
+/// A poll that finds nothing new is not recorded, and yet it shows.
+#[tokio::test]
+async fn the_list_shows_polls_as_they_are_now() {
+    let home = Home::new().await;
+    let session = home.track_new();
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.is("session.observed", session)).await;
+    let mut last_poll = String::new();
+    for _ in 0..3 {
+        let asked = home.session_totals(session).requests;
+        timeout(PATIENCE, home.asked(session, asked + 2)).await.unwrap();
+        let list = json(&home.run(&["sessions", "--json"]).await.succeeded());
+        let now = list[0]["last_poll"].as_str().unwrap().to_owned();
+        assert!(now > last_poll, "{now} after {last_poll}");
+        last_poll = now;
+    }
+    daemon.stop().await;
 }
 
 #[tokio::test]
@@ -97,12 +118,11 @@ async fn recorded_events_are_printed_byte_for_byte_as_the_daemon_printed_them() 
 
     let select = |keep: &dyn Fn(&Event) -> bool| -> String {
         let events = run.events();
-        let kept = events.iter().filter(|event| keep(event));
-        kept.map(|event| format!("{}\n", event.line)).collect()
+        lines(events.iter().filter(|event| keep(event)))
     };
     let one = id(1).to_string();
     let of_one = home.run(&["events", "--session", &one]).await.succeeded();
-    assert_eq!(of_one, select(&|event| event.session() == id(1)));
+    assert_eq!(of_one, select(&|event| event.session() == Some(id(1))));
     let after = home.run(&["events", "--after", "4"]).await.succeeded();
     assert_eq!(after, select(&|event| event.sequence() > 4));
     for name in ["session.tracked", "ibvwatch.session.tracked"] {
@@ -123,11 +143,12 @@ async fn the_log_is_followed_across_the_end_and_the_start_of_the_daemon() {
     let mut daemon = Daemon::start(&home);
     daemon.event(|event| event.is("session.observed", session)).await;
     let mut follow = home.command(&["events", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut printed = BufReader::new(follow.stdout.take().unwrap()).lines();
     let mut followed = String::new();
     let mut next = async || {
-        let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
-        followed += &format!("{line}\n");
+        let line = timeout(PATIENCE, printed.next_line()).await.unwrap().unwrap().unwrap();
+        followed.push_str(&line);
+        followed.push('\n');
         Event::parse(&line).unwrap()
     };
     assert_eq!(next().await.kind(), "session.tracked");
@@ -148,6 +169,7 @@ async fn the_api_is_asked_on_the_spot_and_nothing_is_written() {
     let one = id(1).to_string();
     daemon.stop().await;
     let before = fs::read(home.path("ibvwatch.db")).unwrap();
+    let files = home.files();
     home.set_state(id(1), 1, "COMPLETE").unwrap();
     let polled = home.run(&["poll", &one]).await.succeeded();
     insta::assert_snapshot!("poll", redacted(&polled));
@@ -157,11 +179,7 @@ async fn the_api_is_asked_on_the_spot_and_nothing_is_written() {
     let missing = home.run(&["poll", &id(9).to_string()]).await.refused(1);
     assert!(missing.contains("knows no such session"), "{missing}");
     assert_eq!(fs::read(home.path("ibvwatch.db")).unwrap(), before);
-    let mut files: Vec<_> =
-        fs::read_dir(home.path("")).unwrap().map(|f| f.unwrap().file_name()).collect();
-    files.sort();
-    let expected = ["config.toml", "ibvwatch.db", "ibvwatch.db.lock", "sessions.d", "yoti.pem"];
-    assert_eq!(files, expected);
+    assert_eq!(home.files(), files);
 }
 
 #[tokio::test]
@@ -175,8 +193,8 @@ async fn sessions_are_tracked_and_untracked_by_files_of_their_own() {
     let track = ["track", &one, &two, "--label", "case=A-17", "--label", "branch=Camden=1"];
     let printed = home.run(&track).await.succeeded();
     let paths = [&one, &two].map(|id| home.sessions().join(format!("{id}.json")));
-    let expected: String = paths.iter().map(|path| format!("{}\n", path.display())).collect();
-    assert_eq!(printed, expected);
+    let written: Vec<&str> = printed.lines().collect();
+    assert_eq!(written, paths.each_ref().map(|path| path.to_str().unwrap()));
     for n in 1..=2 {
         let event = daemon.event(|event| event.is("session.observed", id(n))).await;
         let labels = serde_json::json!({"case": "A-17", "branch": "Camden=1"});
@@ -278,7 +296,7 @@ async fn on_a_terminal(home: &Home, arguments: &[&str], no_colour: bool) -> Opti
     match script.output().await {
         Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
         Err(error) => {
-            eprintln!("*** LEFT OUT: colours on a terminal, for want of `script`: {error}");
+            leave_out(&format!("colours on a terminal, for want of `script`: {error}"));
             None
         }
     }

@@ -1,19 +1,11 @@
 //! First the record, then the telling; and no record where there is nothing to record.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use ibvwatch::domain::SessionId;
 use rusqlite::Connection;
-use tokio::time::timeout;
 
 use crate::common::{Daemon, Home, PATIENCE, ids_in};
-
-async fn asked_again(home: &Home, id: SessionId, times: u64) {
-    let asked = home.session_totals(id).requests;
-    timeout(PATIENCE, home.asked(id, asked + times)).await.expect("a session that is polled");
-}
 
 #[tokio::test]
 async fn nothing_is_told_before_it_is_recorded() {
@@ -22,7 +14,7 @@ async fn nothing_is_told_before_it_is_recorded() {
     let mut daemon = Daemon::start(&home);
     for id in [id, other] {
         daemon.event(|event| event.is("session.observed", id)).await;
-        asked_again(&home, id, 2).await;
+        daemon.polls(&home, id, 2).await;
     }
     let told = daemon.events().len();
     let database = Connection::open(home.path("ibvwatch.db")).unwrap();
@@ -31,8 +23,8 @@ async fn nothing_is_told_before_it_is_recorded() {
     home.set_state(id, 0, "IN_PROGRESS").unwrap();
     // Steady polls need no record, so that they go on and show how time passes. One that was
     // under way at the change may miss it, the next can't.
-    asked_again(&home, id, 1).await;
-    asked_again(&home, other, 10).await;
+    daemon.polls(&home, id, 1).await;
+    daemon.polls(&home, other, 10).await;
     assert_eq!(daemon.events().len(), told, "{:#?}", daemon.events());
     database.execute_batch("ROLLBACK").unwrap();
     daemon.event(|event| event.tells(id, "IN_PROGRESS")).await;
@@ -67,7 +59,7 @@ async fn a_store_that_is_blocked_does_not_hold_up_the_stop() {
     database.busy_timeout(PATIENCE).unwrap();
     database.execute_batch("BEGIN EXCLUSIVE").unwrap();
     home.set_state(id, 0, "IN_PROGRESS").unwrap();
-    asked_again(&home, id, 1).await;
+    daemon.polls(&home, id, 1).await;
     daemon.stop().await;
     database.execute_batch("ROLLBACK").unwrap();
 
@@ -77,18 +69,15 @@ async fn a_store_that_is_blocked_does_not_hold_up_the_stop() {
 }
 
 /// Size and time of everything that the store has on disk.
-fn disk(home: &Home) -> Vec<(PathBuf, u64, SystemTime)> {
-    let entries = fs::read_dir(home.path("")).expect("a directory");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    let mut files: Vec<_> = paths
-        .filter(|path| path.to_string_lossy().contains("ibvwatch.db"))
-        .map(|path| {
-            let metadata = fs::metadata(&path).expect("a file");
-            (path, metadata.len(), metadata.modified().expect("its time"))
+fn disk(home: &Home) -> Vec<(String, u64, SystemTime)> {
+    let names = home.files().into_iter().map(|name| name.to_string_lossy().into_owned());
+    names
+        .filter(|name| name.starts_with("ibvwatch.db"))
+        .map(|name| {
+            let metadata = fs::metadata(home.path(&name)).expect("a file");
+            (name, metadata.len(), metadata.modified().expect("its time"))
         })
-        .collect();
-    files.sort();
-    files
+        .collect()
 }
 
 #[tokio::test]
@@ -100,10 +89,10 @@ async fn polls_that_find_nothing_new_write_nothing() {
     let mut daemon = Daemon::start(&home);
     daemon.event(|event| event.is("session.observed", id)).await;
     // By then it is noted that the event was printed.
-    asked_again(&home, id, 20).await;
+    daemon.polls(&home, id, 20).await;
     let before = disk(&home);
     assert!(before.len() >= 3, "{before:?}");
-    asked_again(&home, id, 40).await;
+    daemon.polls(&home, id, 40).await;
     assert_eq!(disk(&home), before);
     home.set_state(id, 0, "COMPLETE").unwrap();
     daemon.event(|event| event.tells(id, "COMPLETE")).await;

@@ -5,6 +5,7 @@
 //! to have happened, and against what the contract says. A test waits for a condition, with
 //! [`common::PATIENCE`], and never for a time to pass, unless that time is its subject.
 
+mod api_trouble;
 mod commands;
 mod common;
 mod demo;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
-use crate::common::{Daemon, Event, Home, PATIENCE, STOP_WITHIN, ids_in};
+use crate::common::{Daemon, Event, Home, PATIENCE, STOP_WITHIN, ids_in, lines};
 
 /// A daemon whose standard output is left to the test.
 fn start(home: &Home) -> (tokio::process::Child, PipeReader) {
@@ -53,7 +53,7 @@ async fn when_nobody_reads_any_more_it_ends_in_good_order_and_tells_the_rest_nex
     let first_unread = read.len() as u64 + 1;
     let told = rest.events();
     assert!(told[0].sequence() <= first_unread, "{}", told[0].line);
-    let both: String = read.iter().map(|event| format!("{}\n", event.line)).collect();
+    let both = lines(&read);
     let rest = String::from_utf8(rest.stdout).unwrap();
     assert_eq!(ids_in(&(both + &rest)), ids_in(&home.recorded().await));
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ibvwatch::sim::{Effect, Fault, PublicKey, Requirement, SECRETS, Script, Session};
+use ibvwatch::domain::SessionId;
+use ibvwatch::sim::{Action, Effect, Fault, PublicKey, Requirement, SECRETS, Script, Session};
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -44,7 +45,7 @@ const APPLICANT: &str = "Jane Elizabeth Applicant";
 const TOKEN: &str = "the-client-session-token";
 
 /// A configuration with more in it than the documentation shows.
-fn talkative(id: ibvwatch::domain::SessionId) -> String {
+fn talkative(id: SessionId) -> String {
     format!(
         "{{\"client_session_token\": \"{TOKEN}\", \"session_id\": \"{id}\",
           \"applicant_profile\": {{\"full_name\": \"{APPLICANT}\"}},
@@ -64,7 +65,7 @@ async fn no_secret_is_ever_printed_whatever_goes_wrong() {
     let good = home.track_new();
     let done = home.create(
         Session::requiring([Requirement::passport()])
-            .with_script(Script::new().at(Duration::ZERO, ibvwatch::sim::Action::Complete)),
+            .with_script(Script::new().at(Duration::ZERO, Action::Complete)),
     );
     home.track(done);
     let chatty = home.track_new();
@@ -124,52 +125,63 @@ async fn no_secret_is_ever_printed_whatever_goes_wrong() {
         printed.command(&home, arguments).await;
     }
 
-    // Where nobody listens, and where somebody doesn't speak TLS.
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let urls = [format!("http://{nobody}"), format!("https://{}", proxy.address)];
-    for url in urls {
-        home.set("api.base_url", &format!("{url:?}"));
-        let mut daemon = Daemon::start(&home);
-        daemon.logs("a poll failed").await;
-        printed.command(&home, &["poll", &id]).await;
-        printed.command(&home, &["check", "--online"]).await;
-        printed.run(&url, &daemon.stop().await);
-    }
-
-    // Keys that can't be used, in every way that names the file.
-    let (other_key, _) = PublicKey::generate().unwrap();
-    home.set("api.base_url", &format!("{:?}", proxy.base_url()));
-    write_private(&home.path("yoti.pem"), &other_key);
-    printed.command(&home, &["check", "--online"]).await;
-    write_private(&home.path("yoti.pem"), &PRIVATE_KEY.replace("MII", "AAA"));
-    printed.command(&home, &["check"]).await;
-    printed.command(&home, &["run"]).await;
-
+    elsewhere(&mut home, &proxy, &mut printed).await;
+    let other_key = other_keys(&mut home, &proxy, &mut printed).await;
     let all = printed.0.iter().map(|(_, text)| text.len()).sum::<usize>();
     assert!(all > 100_000, "only {all} bytes were looked through");
     for key in [PRIVATE_KEY, &other_key] {
         let body = key.lines().filter(|line| !line.contains("-----"));
         body.for_each(|line| printed.never_holds("a line of a private key", line));
     }
-    let requests = proxy.requests();
-    assert!(requests.len() > 30, "{}", requests.len());
-    for request in &requests {
-        for line in request.lines() {
-            if let Some(digest) = line.strip_prefix("x-yoti-auth-digest: ") {
-                printed.never_holds("a digest", digest);
-                printed.never_holds("part of a digest", &digest[..40]);
-            }
-            let nonce = line.split("nonce=").nth(1).and_then(|rest| rest.split('&').next());
-            if let Some(nonce) = nonce {
-                printed.never_holds("a nonce", nonce);
-            }
-        }
-    }
-    let digests = requests.iter().filter(|request| request.contains("x-yoti-auth-digest: "));
-    assert!(digests.count() > 30, "no digests among {:?}", requests.first());
+    nothing_of(&proxy.requests(), &printed);
     for secret in SECRETS.into_iter().chain([APPLICANT, TOKEN, "Authorization", "authorization"]) {
         printed.never_holds("what is private", secret);
     }
+}
+
+/// Where nobody listens, and where somebody doesn't speak TLS.
+async fn elsewhere(home: &mut Home, proxy: &Proxy, printed: &mut Printed) {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = nobody.local_addr().expect("its address");
+    drop(nobody);
+    for url in [format!("http://{address}"), format!("https://{}", proxy.address)] {
+        home.set("api.base_url", &format!("{url:?}"));
+        home.track_new();
+        let mut daemon = Daemon::start(home);
+        daemon.logs("failed").await;
+        let id = SessionId::from_bytes([7; 16]).to_string();
+        printed.command(home, &["poll", &id]).await;
+        printed.command(home, &["check", "--online"]).await;
+        printed.run(&url, &daemon.stop().await);
+    }
+}
+
+/// Keys that the API refuses and that can't be used; returns one that might.
+async fn other_keys(home: &mut Home, proxy: &Proxy, printed: &mut Printed) -> String {
+    let (other_key, _) = PublicKey::generate().expect("a key");
+    home.set("api.base_url", &format!("{:?}", proxy.base_url()));
+    write_private(&home.path("yoti.pem"), &other_key);
+    printed.command(home, &["check", "--online"]).await;
+    write_private(&home.path("yoti.pem"), &PRIVATE_KEY.replace("MII", "AAA"));
+    printed.command(home, &["check"]).await;
+    printed.command(home, &["run"]).await;
+    other_key
+}
+
+/// Nothing that signs a request was printed.
+fn nothing_of(requests: &[String], printed: &Printed) {
+    let mut digests = 0;
+    for line in requests.iter().flat_map(|request| request.lines()) {
+        if let Some(digest) = line.strip_prefix("x-yoti-auth-digest: ") {
+            digests += 1;
+            printed.never_holds("part of a digest", &digest[..40]);
+        }
+        let nonce = line.split("nonce=").nth(1).and_then(|rest| rest.split('&').next());
+        if let Some(nonce) = nonce {
+            printed.never_holds("a nonce", nonce);
+        }
+    }
+    assert!(digests > 30, "{digests} digests among {:?}", requests.first());
     for part in ["sdkId=", "nonce=", "timestamp=", SDK_ID] {
         printed.never_holds("part of a signed URL", part);
     }

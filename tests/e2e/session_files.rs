@@ -6,22 +6,16 @@ use std::time::Duration;
 
 use ibvwatch::domain::SessionId;
 use ibvwatch::sim::{Requirement, Session};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::common::{Daemon, Event, Home, PATIENCE};
+use crate::common::{Daemon, Event, Home};
 
 fn create(home: &Home) -> SessionId {
     home.create(Session::requiring(Requirement::three_documents()))
 }
 
 fn kinds_of(events: &[Event], id: SessionId) -> Vec<&str> {
-    events.iter().filter(|event| event.session() == id).map(Event::kind).collect()
-}
-
-/// Waits until the daemon has asked about the session some more times.
-async fn asked_again(home: &Home, id: SessionId) {
-    let asked = home.session_totals(id).requests;
-    timeout(PATIENCE, home.asked(id, asked + 5)).await.expect("a session that is polled");
+    events.iter().filter(|event| event.session() == Some(id)).map(Event::kind).collect()
 }
 
 /// As `echo > file; sleep 1; echo >> file` does it.
@@ -39,47 +33,50 @@ async fn write_in_halves(home: &Home, name: &str, first: &str, second: &str) {
 async fn a_file_written_in_two_halves_untracks_nothing_and_tracks_nothing_by_halves() {
     let mut home = Home::new().await;
     home.set("sessions.removal_grace", "\"0s\"");
-    let [a, b, c] = [(); 3].map(|()| create(&home));
-    let [d, e, f] = [(); 3].map(|()| create(&home));
+    let in_toml = [(); 3].map(|()| create(&home));
+    let in_json = [(); 3].map(|()| create(&home));
+    let all = [in_toml, in_json].concat();
     let entry =
         |id| format!("[[sessions]]\nsession_id = \"{id}\"\nlabels = {{ case = \"{id}\" }}\n");
-    home.put("toml.toml", &[entry(a), entry(b)].concat());
+    home.put("toml.toml", &[entry(in_toml[0]), entry(in_toml[1])].concat());
     let object = |id| format!("{{\"session_id\": \"{id}\", \"labels\": {{\"case\": \"{id}\"}}}}");
-    home.put("json.json", &format!("[{},\n{}]\n", object(d), object(e)));
+    home.put("json.json", &format!("[{},\n{}]\n", object(in_json[0]), object(in_json[1])));
     let mut daemon = Daemon::start(&home);
-    for id in [a, b, d, e] {
+    for &id in in_toml[..2].iter().chain(&in_json[..2]) {
         daemon.event(|event| event.is("session.observed", id)).await;
     }
 
     for _ in 0..2 {
         // Half of the file names one session alone, and the next half begins within an entry.
-        let whole = [entry(a), entry(b), entry(c)].concat();
-        let (first, second) = whole.split_at(entry(a).len());
+        let whole = [entry(in_toml[0]), entry(in_toml[1]), entry(in_toml[2])].concat();
+        let (first, second) = whole.split_at(entry(in_toml[0]).len());
         write_in_halves(&home, "toml.toml", first, second).await;
-        asked_again(&home, b).await;
+        daemon.polls(&home, in_toml[1], 5).await;
         let (first, second) = whole.split_at(whole.rfind("labels").unwrap());
         write_in_halves(&home, "toml.toml", first, second).await;
-        asked_again(&home, c).await;
+        daemon.polls(&home, in_toml[2], 5).await;
         // An empty file, and one cut short.
-        let whole = format!("[{},\n{},\n{}]\n", object(d), object(e), object(f));
+        let whole =
+            format!("[{},\n{},\n{}]\n", object(in_json[0]), object(in_json[1]), object(in_json[2]));
         write_in_halves(&home, "json.json", "", &whole).await;
-        asked_again(&home, f).await;
+        daemon.polls(&home, in_json[2], 5).await;
         let (first, second) = whole.split_at(whole.len() / 2);
         write_in_halves(&home, "json.json", first, second).await;
-        asked_again(&home, e).await;
+        daemon.polls(&home, in_json[1], 5).await;
     }
-    for id in [a, b, c, d, e, f] {
+    for &id in &all {
         home.set_state(id, 0, "IN_PROGRESS").unwrap();
         daemon.event(|event| event.tells(id, "IN_PROGRESS")).await;
     }
     let events = daemon.stop().await.events();
-    for id in [a, b, c, d, e, f] {
+    for &id in &all {
         let kinds = kinds_of(&events, id);
         assert_eq!(kinds, ["session.tracked", "session.observed", "resource.state_changed"]);
     }
     for event in &events {
         let labels = &event.data()["labels"];
-        assert_eq!(labels["case"], event.session().to_string(), "{}", event.line);
+        let id = event.session().unwrap().to_string();
+        assert_eq!(labels["case"], id, "{}", event.line);
     }
 }
 
@@ -92,13 +89,13 @@ async fn a_session_gone_from_all_files_for_longer_than_the_grace_ends_as_untrack
     daemon.event(|event| event.is("session.observed", id)).await;
     home.remove(&format!("{id}.json"));
     daemon.logs("session files taken over").await;
-    asked_again(&home, id).await;
+    daemon.polls(&home, id, 5).await;
     home.remove("second.json");
     let ended = daemon.event(|event| event.is("session.ended", id)).await;
     assert_eq!(ended.text("reason"), "untracked");
     assert_eq!(ended.data()["unresolved"].as_array().map(Vec::len), Some(3));
     let asked = home.session_totals(id).requests;
-    asked_again(&home, other).await;
+    daemon.polls(&home, other, 5).await;
     assert_eq!(home.session_totals(id).requests, asked, "polled after its end");
     let events = daemon.stop().await.events();
     assert_eq!(kinds_of(&events, id), ["session.tracked", "session.observed", "session.ended"]);
@@ -118,15 +115,14 @@ async fn a_file_that_comes_back_within_the_grace_was_never_gone() {
     home.track(id);
     let witness = home.track_new();
     daemon.event(|event| event.is("session.observed", witness)).await;
-    asked_again(&home, id).await;
+    daemon.polls(&home, id, 5).await;
     let events = daemon.stop().await.events();
     assert_eq!(kinds_of(&events, id), ["session.tracked", "session.observed"]);
 }
 
 #[tokio::test]
 async fn what_has_ended_stays_ended_while_its_file_remains_and_begins_anew_after() {
-    let mut home = Home::new().await;
-    home.set("log.level", "\"debug\"");
+    let home = Home::new().await;
     let (id, other) = (home.track_new(), home.track_new());
     let mut daemon = Daemon::start(&home);
     daemon.event(|event| event.is("session.observed", id)).await;
@@ -138,10 +134,7 @@ async fn what_has_ended_stays_ended_while_its_file_remains_and_begins_anew_after
     for killed in [false, true] {
         let asked = home.session_totals(id).requests;
         let daemon = Daemon::start(&home);
-        let again = home.session_totals(other).requests + 5;
-        if timeout(PATIENCE, home.asked(other, again)).await.is_err() {
-            panic!("{killed}: {:?}\n{}", home.exchanges_of(other), daemon.log());
-        }
+        daemon.polls(&home, other, 5).await;
         let run = if killed { daemon.kill().await } else { daemon.stop().await };
         assert_eq!(home.session_totals(id).requests, asked);
         assert_eq!(kinds_of(&run.events(), id), Vec::<&str>::new());
@@ -170,7 +163,7 @@ async fn a_file_that_cannot_be_read_or_a_directory_that_is_gone_untracks_nothing
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink(&path, &path).unwrap();
     daemon.logs(&name).await;
-    asked_again(&home, id).await;
+    daemon.polls(&home, id, 5).await;
     fs::rename(home.sessions(), home.path("elsewhere")).unwrap();
     daemon.logs("can't be listed").await;
     // Twice the grace, which would have been enough.

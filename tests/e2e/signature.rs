@@ -6,13 +6,13 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::common::{Daemon, Home, PATIENCE, Proxy, SDK_ID};
+use crate::common::{Daemon, Home, PATIENCE, Proxy, SDK_ID, leave_out};
 
 /// Whether these tests were told to do without OpenSSL.
 pub(crate) fn openssl_is_left_out() -> bool {
     let left_out = std::env::var_os("IBVWATCH_TESTS_WITHOUT_OPENSSL").is_some();
     if left_out {
-        eprintln!("*** LEFT OUT: IBVWATCH_TESTS_WITHOUT_OPENSSL is set");
+        leave_out("what needs openssl, since IBVWATCH_TESTS_WITHOUT_OPENSSL is set");
     }
     left_out
 }

@@ -2,6 +2,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use ibvwatch::domain::SessionId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -70,7 +71,7 @@ impl Daemon {
         let mut lines = 0;
         let wanted = |bytes: &Vec<u8>| {
             // Only a whole line makes a difference.
-            let now = bytes.iter().filter(|byte| **byte == b'\n').count();
+            let now = whole_lines(bytes).len();
             let grown = std::mem::replace(&mut lines, now) < now;
             grown && wanted(&events(bytes))
         };
@@ -78,6 +79,19 @@ impl Daemon {
             let printed = String::from_utf8_lossy(&self.stdout.bytes.borrow()).into_owned();
             panic!("what is waited for is not among\n{printed}{}", self.log());
         }
+    }
+
+    /// Waits until it has asked about the session so many times more.
+    pub(crate) async fn polls(&self, home: &Home, id: SessionId, times: u64) {
+        let asked = home.session_totals(id).requests;
+        let polled = timeout(PATIENCE, home.asked(id, asked + times)).await;
+        let last = home.exchanges_of(id).pop();
+        assert!(
+            polled.is_ok(),
+            "{id} is not polled since {last:?}
+{}",
+            self.log()
+        );
     }
 
     /// Waits until it has printed nothing for so long.
@@ -139,13 +153,11 @@ impl Daemon {
 }
 
 impl Run {
-    /// Its events; it must have printed nothing else. After a kill, `torn` forgives a last line
-    /// without its end.
+    /// Its events; it must have printed nothing else. Only a kill may tear the last line.
     pub(crate) fn events(&self) -> Vec<Event> {
         let mut stdout = self.stdout.as_slice();
         if self.status.signal() == Some(9) {
-            let whole = stdout.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            stdout = &stdout[..whole];
+            stdout = whole_lines(stdout);
         }
         let text = std::str::from_utf8(stdout).expect("UTF-8");
         assert!(text.is_empty() || text.ends_with('\n'), "the last line is torn: {text}");
@@ -153,10 +165,14 @@ impl Run {
     }
 }
 
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    &bytes[..end]
+}
+
 /// Whole lines that are events; what else there is shows in [`Run::events`].
 fn events(bytes: &[u8]) -> Vec<Event> {
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let text = String::from_utf8_lossy(&bytes[..whole]);
+    let text = String::from_utf8_lossy(whole_lines(bytes));
     text.lines().filter_map(|line| Event::parse(line).ok()).collect()
 }
 

@@ -21,7 +21,14 @@ impl Event {
                 return Err(format!("{field} is not {expected}: {line}"));
             }
         }
-        let id = format!("{}/{}", event.json["subject"].as_str().unwrap_or(""), event.ordinal());
+        let id = match event.session() {
+            Some(session) => format!("{session}/{}", event.ordinal()),
+            None => event.id().to_owned(),
+        };
+        let is_of_api = event.kind().starts_with("api.") && id.starts_with("api/");
+        if event.session().is_none() != is_of_api {
+            return Err(format!("neither about a session nor about the API: {line}"));
+        }
         let sequence = event.json["sequence"].as_str().unwrap_or("");
         if event.id() != id || event.json["data"]["session_id"] != event.json["subject"] {
             return Err(format!("the id is not <session_id>/<session_sequence>: {line}"));
@@ -41,8 +48,10 @@ impl Event {
         self.json["type"].as_str().unwrap_or_default().trim_start_matches("ibvwatch.")
     }
 
-    pub(crate) fn session(&self) -> SessionId {
-        self.json["subject"].as_str().and_then(|id| id.parse().ok()).expect("a session id")
+    /// None where the event is about the API.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        let subject = self.json.get("subject")?;
+        Some(subject.as_str().and_then(|id| id.parse().ok()).expect("a session id"))
     }
 
     pub(crate) fn sequence(&self) -> u64 {
@@ -72,13 +81,18 @@ impl Event {
 
     /// Whether it is of that type and about that session.
     pub(crate) fn is(&self, kind: &str, session: SessionId) -> bool {
-        self.kind() == kind && self.session() == session
+        self.kind() == kind && self.session() == Some(session)
     }
 
     /// Whether it tells that a resource of the session has come to be in that state.
     pub(crate) fn tells(&self, session: SessionId, to: &str) -> bool {
         self.is("resource.state_changed", session) && self.text("to") == to
     }
+}
+
+/// The events as they were printed.
+pub(crate) fn lines<'a>(events: impl IntoIterator<Item = &'a Event>) -> String {
+    events.into_iter().flat_map(|event| [event.line.as_str(), "\n"]).collect()
 }
 
 /// The ids of the events in some lines.

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
@@ -49,7 +50,7 @@ impl Home {
         fs::create_dir(directory.path().join("sessions.d")).expect("a directory for sessions");
         write_private(&directory.path().join("yoti.pem"), PRIVATE_KEY);
         let mut home = Self { directory, simulator, keys: BTreeMap::new() };
-        let at = |name: &str| format!("{:?}", home.path(name));
+        let at = |name: &str| format!("{:?}", home.path(name).display().to_string());
         let keys = [
             ("api.base_url", format!("{:?}", home.simulator.base_url())),
             ("api.sdk_id", format!("{SDK_ID:?}")),
@@ -125,6 +126,15 @@ impl Home {
         let prepared = self.path("prepared");
         fs::write(&prepared, text).expect("a file that can be written");
         fs::rename(&prepared, self.sessions().join(name)).expect("a file that can be moved");
+    }
+
+    /// The names of all that lies in it, in order.
+    pub(crate) fn files(&self) -> Vec<OsString> {
+        let entries = fs::read_dir(self.path("")).expect("a directory");
+        let mut names: Vec<OsString> =
+            entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
     }
 
     pub(crate) fn sessions(&self) -> PathBuf {

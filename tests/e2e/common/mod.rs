@@ -11,7 +11,7 @@ mod text;
 use std::time::Duration;
 
 pub(crate) use daemon::{Daemon, Run};
-pub(crate) use event::{Event, ids_in};
+pub(crate) use event::{Event, ids_in, lines};
 pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
 pub(crate) use oracle::{Deliveries, Truth};
 pub(crate) use proxy::Proxy;
@@ -22,3 +22,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Within which a stop has to be over, by the contract.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Says that part of a test was not run.
+#[expect(clippy::print_stderr, reason = "nobody may take what was left out for what went well")]
+pub(crate) fn leave_out(what: &str) {
+    eprintln!("*** LEFT OUT: {what}");
+}
