@@ -142,8 +142,8 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             Admitted::Yes { stretched: None } => true,
             Admitted::Yes { stretched: Some(stretch) } => {
                 warn!(
-                    "more polls are due than poll.rate_limit and poll.max_in_flight allow: they \
-                     come {stretch:.1} times as far apart as configured; raise the limits or \
+                    "more polls are due than poll.rate_limit, poll.max_in_flight or the API allow: \
+                     they come {stretch:.1} times as far apart as configured; raise the limits or \
                      lengthen poll.interval (ibvwatch plan says more)"
                 );
                 true
@@ -196,12 +196,14 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                 );
                 ApiEvent { time, cause, detail: ApiDetail::Unavailable { error } }
             }
-            Turn::Closed { cause, since } => {
-                info!(cause = cause.as_str(), unavailable_since = %since, "the API can be used again; overdue polls are spread");
-                // After a short pause little is overdue, and everybody keeps their place.
-                if time.since(since) >= self.policy().active_interval {
+            Turn::Closed { cause, since, told, spread } => {
+                if spread {
                     self.store.spread_overdue();
                 }
+                if !told {
+                    return Ok(());
+                }
+                info!(cause = cause.as_str(), unavailable_since = %since, "the API can be used again");
                 let detail = ApiDetail::Available { unavailable_since: since };
                 ApiEvent { time, cause, detail }
             }

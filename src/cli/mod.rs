@@ -5,6 +5,7 @@ mod demo;
 mod events;
 mod failure;
 mod logging;
+mod plan;
 mod poll;
 mod run;
 mod sessions;
@@ -50,6 +51,8 @@ enum Command {
     Events(events::Events),
     /// Ask the API about one session now; changes nothing
     Poll(poll::Poll),
+    /// What the cadence asks of the API, how soon news comes, and what to change if it doesn't fit
+    Plan(plan::Plan),
     /// See it work: a simulated Yoti API, the real daemon, and applicants in fast-forward
     Demo(demo::Demo),
     /// Run only the simulated Yoti API, for developing against
@@ -102,6 +105,7 @@ pub fn execute(arguments: Arguments) -> Result<i32, Failure> {
         Command::Show(command) => command.execute(),
         Command::Events(command) => command.execute(),
         Command::Poll(command) => command.execute(),
+        Command::Plan(command) => command.execute(),
         Command::Demo(command) => command.execute(),
         Command::Simulate(command) => command.execute(),
     }

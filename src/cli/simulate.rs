@@ -61,6 +61,7 @@ impl Simulate {
             {
                 let mut out = anstream::stdout().lock();
                 writeln!(out, "simulated Yoti API: {}", simulator.base_url())?;
+                writeln!(out, "access tokens: {}", simulator.token_url())?;
                 writeln!(out, "control: http://{}/_sim/sessions", simulator.address())?;
                 for id in ids {
                     writeln!(out, "session {id}")?;

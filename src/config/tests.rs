@@ -63,7 +63,7 @@ fn systemd_says_where_state_and_credentials_are() {
     ]);
     let config = load(&[file], &environment).complete().unwrap();
     assert_eq!(config.store.path, Path::new("/var/lib/private/ibvwatch/ibvwatch.db"));
-    assert_eq!(config.api.private_key_file, credentials.path().join("yoti.pem"));
+    assert_eq!(config.api.auth.private_key_file, credentials.path().join("yoti.pem"));
 }
 
 #[test]

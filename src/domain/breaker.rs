@@ -57,8 +57,16 @@ pub enum Gate {
 pub enum Turn {
     /// Polls pause.
     Opened { cause: Cause, error: Problem },
-    /// Polls go on; what fell due meanwhile is to be spread.
-    Closed { cause: Cause, since: Timestamp },
+    /// Polls go on.
+    Closed {
+        cause: Cause,
+        since: Timestamp,
+        /// Whether the opening was told.
+        told: bool,
+        /// Whether what fell due meanwhile is to be spread: after a short pause little did, and
+        /// everybody keeps their place.
+        spread: bool,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -150,7 +158,7 @@ impl Breaker {
         rng: &mut R,
     ) -> Option<Turn> {
         let (cause, retry_after) = match meaning(observation) {
-            Meaning::Works => return self.succeeded(id),
+            Meaning::Works => return self.succeeded(id, now, policy),
             Meaning::Nothing => (None, None),
             Meaning::Condition(cause, retry_after) => (Some(cause), retry_after),
         };
@@ -199,7 +207,7 @@ impl Breaker {
         }
     }
 
-    fn succeeded(&mut self, id: SessionId) -> Option<Turn> {
+    fn succeeded(&mut self, id: SessionId, now: Now, policy: &Policy) -> Option<Turn> {
         self.failing.clear();
         self.failures = 0;
         let State::Open { cause, since, probe, told, .. } = self.state else { return None };
@@ -208,7 +216,8 @@ impl Breaker {
             return None;
         }
         self.state = State::Closed;
-        told.then_some(Turn::Closed { cause, since })
+        let spread = now.wall.since(since) >= policy.active_interval;
+        Some(Turn::Closed { cause, since, told, spread })
     }
 }
 
@@ -329,7 +338,12 @@ mod tests {
         driven.probe(6);
         assert_eq!(
             driven.answer(6, &Observation::Ongoing),
-            Some(Turn::Closed { cause: Cause::Unauthorized, since: START.wall })
+            Some(Turn::Closed {
+                cause: Cause::Unauthorized,
+                since: START.wall,
+                told: true,
+                spread: false
+            })
         );
         assert_eq!(driven.breaker.gate(driven.now), Gate::Open);
     }
@@ -382,7 +396,8 @@ mod tests {
         let mut driven = Driven::new();
         assert_eq!(driven.answer(1, &limited(7)), None);
         driven.probe(2);
-        assert_eq!(driven.answer(2, &Observation::Ongoing), None);
+        let turn = driven.answer(2, &Observation::Ongoing);
+        assert!(matches!(turn, Some(Turn::Closed { told: false, .. })));
         assert_eq!(driven.breaker.gate(driven.now), Gate::Open);
     }
 
@@ -435,6 +450,6 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let policy = Policy::default();
         let turn = breaker.answered(id(1), &Observation::Ongoing, 1, now, &policy, &mut rng);
-        assert_eq!(turn, Some(Turn::Closed { cause: Cause::Unreachable, since: START.wall }));
+        assert!(matches!(turn, Some(Turn::Closed { cause: Cause::Unreachable, told: true, .. })));
     }
 }

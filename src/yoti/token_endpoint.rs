@@ -80,7 +80,8 @@ async fn grant_in(mut answer: Answer<'_>) -> Result<Grant, Observation> {
     };
     read.map_err(|fault| {
         let message = format!("the token endpoint's answer {fault}; check api.auth.token_url");
-        Observation::Malformed(answer.head.problem(ProblemKind::Malformed, message))
+        // Without a token no session can be asked about: none of them is to blame.
+        Observation::Unauthorized(answer.head.problem(ProblemKind::Unauthorized, message))
     })
 }
 
@@ -112,8 +113,9 @@ fn refusal(head: &Head, body: &[u8]) -> Observation {
     let words = words.map_or(String::new(), |words| format!(": {words}"));
     let problem =
         |kind, message: String| Problem { code: code.clone(), ..head.problem(kind, message) };
-    let malformed =
-        |message: &str| Observation::Malformed(problem(ProblemKind::Malformed, message.to_owned()));
+    let elsewhere = |message: &str| {
+        Observation::Unauthorized(problem(ProblemKind::Unauthorized, message.to_owned()))
+    };
     match head.status.as_u16() {
         400 | 401 | 403 => {
             let refused = format!("the token endpoint refused to give an access token{words}");
@@ -144,11 +146,11 @@ fn refusal(head: &Head, body: &[u8]) -> Observation {
             problem: problem(ProblemKind::ServerError, format!("the token endpoint failed{words}")),
             retry_after: head.retry_after,
         },
-        300..=399 => malformed(
+        300..=399 => elsewhere(
             "the token endpoint redirects to another address, which is not followed; check api.auth.token_url",
         ),
         _ => {
-            malformed("what answered does not look like a token endpoint; check api.auth.token_url")
+            elsewhere("what answered does not look like a token endpoint; check api.auth.token_url")
         }
     }
 }

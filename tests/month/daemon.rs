@@ -321,13 +321,21 @@ impl Daemon {
 
     fn turned(&mut self, turn: &Turn) {
         let at = self.at();
-        self.laws.turned(at, turn, self.world.outage(at), self.live);
-        match turn {
-            Turn::Opened { cause, .. } => self.unavailable = Some((*cause, self.now().wall)),
-            Turn::Closed { .. } => {
-                self.unavailable = None;
-                self.spread_overdue();
+        let told = match turn {
+            Turn::Opened { cause, .. } => {
+                self.unavailable = Some((*cause, self.now().wall));
+                true
             }
+            Turn::Closed { told, spread, .. } => {
+                self.unavailable = None;
+                if *spread {
+                    self.spread_overdue();
+                }
+                *told
+            }
+        };
+        if told {
+            self.laws.turned(at, turn, self.world.outage(at), self.live);
         }
     }
 

@@ -19,6 +19,10 @@ pub(crate) const SLACK: At = MINUTE;
 /// The API's word on the time left differs by some seconds from answer to answer.
 const DEADLINE_SLACK: At = 8 * SECOND;
 
+/// Polls of one session: what the active cadence asks for, the first quick tries after several
+/// failures, and those of a final poll.
+const MOST_AN_HOUR: u32 = 200;
+
 pub(crate) struct Laws {
     policy: Policy,
     /// As configured.
@@ -47,6 +51,8 @@ struct Book {
     /// The last good answer: when it was asked for, and when the API looked.
     good: Option<(At, At)>,
     ended: Option<EndReason>,
+    /// Polls in the present hour.
+    hour: (At, u32),
 }
 
 /// A time in which polls pause.
@@ -133,7 +139,8 @@ impl Laws {
     pub(crate) fn warned(&mut self, at: At, stretched: Option<f64>) {
         if stretched.is_some() {
             self.summary.warnings += 1;
-            let overloaded = [DisturbanceKind::Overload, DisturbanceKind::Flood];
+            let overloaded =
+                [DisturbanceKind::Overload, DisturbanceKind::Flood, DisturbanceKind::Throttle];
             let overloaded = overloaded.into_iter().any(|kind| self.in_a(kind, at));
             assert!(overloaded, "warned of too many polls at {at}, when they were not");
         }
@@ -168,7 +175,10 @@ impl Laws {
             self.summary.flood.0 += u32::from(urgency == Urgency::Quiet);
             self.summary.flood.1 += 1;
         }
-        self.books[n].sent = Some(at);
+        let book = &mut self.books[n];
+        book.sent = Some(at);
+        book.hour = (at / HOUR, if book.hour.0 == at / HOUR { book.hour.1 + 1 } else { 1 });
+        assert!(book.hour.1 <= MOST_AN_HOUR, "session {n} is polled all the time at {at}");
     }
 
     /// No session waits longer for its poll than the cadence and the jitter make it.

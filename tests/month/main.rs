@@ -3,7 +3,8 @@
 //! What decides is the real thing: `Session`, `DueQueue`, `Admission` with its breaker and pace,
 //! the token bucket and the steady clock. Around them stands a loop without a runtime
 //! (`daemon`), a world that knows what is true (`world`), a month of mishaps (`script`), and
-//! the laws that must hold at every step (`laws`).
+//! the laws that must hold at every step (`laws`). That the real loop keeps its part of them is
+//! shown beside it (`poller`).
 //!
 //! `MONTH_SEED=7 cargo test --test month -- --nocapture` runs another month and prints what it
 //! came to.
@@ -11,6 +12,7 @@
 mod clock;
 mod daemon;
 mod laws;
+mod poller;
 mod script;
 mod summary;
 mod world;

@@ -36,6 +36,8 @@ pub(crate) struct Disturbance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DisturbanceKind {
     Outage,
+    /// The API lets less through than the cadence asks for.
+    Throttle,
     Clock,
     Away,
     Overload,
@@ -142,7 +144,13 @@ impl Script {
             Disturbance {
                 from: outage.from - 11_000,
                 to: outage.to + noticed,
-                kind: DisturbanceKind::Outage,
+                kind: match outage.kind {
+                    OutageKind::Throttled(_) => DisturbanceKind::Throttle,
+                    OutageKind::Unreachable
+                    | OutageKind::ServerError
+                    | OutageKind::Unauthorized
+                    | OutageKind::RateLimited(_) => DisturbanceKind::Outage,
+                },
             }
         });
         let mut all: Vec<_> = outages.collect();

@@ -215,7 +215,13 @@ impl Truth {
             _ => {}
         }
         if rng.random_range(0..20) == 0 {
-            truth.trouble = Some(Trouble::draw(tracked..deadline, rng));
+            let mut trouble = Trouble::draw(tracked..deadline, rng);
+            if let (TroubleKind::Unconfirmed, Some(completed)) = (trouble.kind, truth.completed) {
+                // Just when there is something to confirm.
+                trouble.to = completed + (trouble.to - trouble.from);
+                trouble.from = completed - MINUTE;
+            }
+            truth.trouble = Some(trouble);
         }
         truth
     }

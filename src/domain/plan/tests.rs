@@ -1,0 +1,150 @@
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::super::id::SessionId;
+use super::super::labels::Labels;
+use super::super::observation::{Observation, Snapshot};
+use super::super::resource::Listed;
+use super::super::schedule::jittered;
+use super::super::session::Exchange;
+use super::*;
+
+const CAPACITY: Capacity =
+    Capacity { rate: 10.0, burst: 20, max_in_flight: 8, timeout: Duration::from_secs(10) };
+const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+
+fn plan(sessions: u32) -> Plan {
+    Plan::new(&Demand::of_number(sessions), &CAPACITY, &Policy::default())
+}
+
+fn entry(n: u8, expires_at: Option<Timestamp>, interval: Option<u64>) -> Entry {
+    Entry {
+        session_id: SessionId::from_bytes([n; 16]),
+        labels: Labels::default(),
+        expires_at,
+        interval: interval.map(Duration::from_secs),
+    }
+}
+
+#[test]
+fn the_rate_asked_is_that_of_the_cadence() {
+    let plan = plan(1_200);
+    assert!((plan.quiet_rate - 4.0).abs() < 1e-9);
+    assert!((plan.busy_rate - (0.95 * 4.0 + 60.0 / 30.0)).abs() < 1e-9);
+    assert!(plan.fits() && plan.advice.is_empty());
+    assert!((plan.stretch - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn an_interval_of_its_own_counts_for_its_session() {
+    let policy = Policy::default();
+    let entries = [entry(1, None, Some(10)), entry(2, None, None), entry(3, None, Some(600))];
+    let demand = Demand::of_entries(&entries, &policy);
+    let plan = Plan::new(&demand, &CAPACITY, &policy);
+    assert!((plan.quiet_rate - (0.1 + 1.0 / 300.0 + 1.0 / 600.0)).abs() < 1e-9);
+}
+
+#[test]
+fn sessions_that_list_only_complete_cost_two_requests_and_ended_ones_none() {
+    let policy = Policy::default();
+    let rng = &mut StdRng::seed_from_u64(1);
+    let mut sessions: Vec<Session> =
+        (0..4).map(|n| Session::track(entry(n, None, None), 0, START, &policy).session).collect();
+    let resources = vec![Listed::new(Some("LIVENESS"), Some("a"), Some("COMPLETE"))];
+    let exchange = Exchange { sent: START, arrived: START, outage: false };
+    let answer = Observation::Configuration(Snapshot { ttl: None, resources });
+    sessions[0] = sessions[0].observe(answer, None, exchange, &policy, rng).session;
+    sessions[1] = sessions[1].untrack(START).unwrap().session;
+    let demand = Demand::of_sessions(&sessions, &policy);
+    assert_eq!((demand.sessions, demand.confirming), (3, 1));
+    let plan = Plan::new(&demand, &CAPACITY, &policy);
+    assert!((plan.quiet_rate - 4.0 / 300.0).abs() < 1e-9);
+}
+
+#[test]
+fn in_an_overload_the_active_go_first_and_the_quiet_get_their_share() {
+    let plan = plan(4_000);
+    // 6.7 of the active fit into three quarters of 10; 12.7 of the quiet have what is left.
+    assert!((plan.stretch - (12.666 + 6.666) / 10.0).abs() < 0.01, "{}", plan.stretch);
+    assert_eq!(plan.active.worst, Duration::from_millis(33_200));
+    let quiet = plan.quiet.worst.as_secs_f64() / 330.0;
+    assert!((quiet - 12.666 / 3.333).abs() < 0.01, "{quiet}");
+}
+
+/// Advice that is followed must help.
+#[test]
+fn each_piece_of_advice_makes_it_fit() {
+    for sessions in [3_000, 10_000, 50_000] {
+        let policy = Policy::default();
+        let told = plan(sessions);
+        assert!(!told.fits());
+        let mut capacity = CAPACITY;
+        for advice in &told.advice {
+            match *advice {
+                Advice::RateLimit(rate) => capacity.rate = rate,
+                Advice::MaxInFlight(count) => capacity.max_in_flight = count as usize,
+                Advice::Interval(interval) => {
+                    let policy = Policy { interval, ..policy.clone() };
+                    let plan = Plan::new(&Demand::of_number(sessions), &CAPACITY, &policy);
+                    assert!(plan.fits(), "{sessions} sessions every {interval:?}");
+                }
+                Advice::FinalPollBeforeExpiry(_) => panic!("no deadline is known"),
+            }
+        }
+        let plan = Plan::new(&Demand::of_number(sessions), &capacity, &policy);
+        assert!(plan.fits(), "{sessions} sessions with {capacity:?}");
+    }
+}
+
+#[test]
+fn a_crowd_too_large_for_its_final_polls_gets_more_time() {
+    let policy = Policy::default();
+    let evening = START.plus(Duration::from_secs(86_400));
+    let mut entries: Vec<Entry> = (0..200).map(|n| entry(n, Some(evening), Some(86_400))).collect();
+    entries.extend((0..50).map(|n| entry(n, Some(START), Some(86_400))));
+    let demand = Demand::of_entries(&entries, &policy);
+    let capacity = Capacity { rate: 2.0, ..CAPACITY };
+    let plan = Plan::new(&demand, &capacity, &policy);
+    assert_eq!((plan.cohort, plan.largest_cohort), (90, Some((200, evening))));
+    let [Advice::FinalPollBeforeExpiry(before)] = plan.advice[..] else { panic!("{plan:?}") };
+    let policy = Policy { final_poll_before_expiry: before, ..policy };
+    let plan = Plan::new(&demand, &capacity, &policy);
+    assert!(plan.cohort >= 200 && plan.advice.is_empty(), "{plan:?}");
+}
+
+#[test]
+fn first_polls_take_as_long_as_the_rate_makes_them() {
+    assert_eq!(plan(6_020).first_polls, Duration::from_secs(600));
+    assert_eq!(plan(20).first_polls, Duration::ZERO);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    /// The formulas, against changes that come at random between polls as the schedule draws them.
+    #[test]
+    fn latencies_are_those_of_the_schedule(seed: u64, jitter in 0.0..0.95_f64) {
+        const CHANGES: usize = 20_000;
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let interval = Duration::from_secs(300);
+        let mut waits = Vec::new();
+        let (mut poll, mut change) = (0.0, 0.0);
+        while waits.len() < CHANGES {
+            change += rng.random_range(0.0..2_000.0);
+            while poll < change {
+                poll += jittered(interval, jitter, rng).as_secs_f64();
+            }
+            waits.push(poll - change + Plan::ANSWER_TIME.as_secs_f64());
+        }
+        waits.sort_by(f64::total_cmp);
+        let Latency { mean, p50, p99, worst } = Latency::of(interval, jitter, 1.0);
+        let near = |measured: f64, stated: Duration| (measured - stated.as_secs_f64()).abs() < 12.0;
+        let average = waits.iter().sum::<f64>() / 20_000.0;
+        prop_assert!(near(average, mean), "mean {average}, not {mean:?}");
+        prop_assert!(near(waits[CHANGES / 2], p50), "p50 {}, not {p50:?}", waits[CHANGES / 2]);
+        let measured = waits[CHANGES * 99 / 100];
+        prop_assert!(near(measured, p99), "p99 {measured}, not {p99:?}");
+        prop_assert!(waits[CHANGES - 1] <= worst.as_secs_f64() + 0.001);
+    }
+}
