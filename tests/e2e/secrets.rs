@@ -1,9 +1,12 @@
 //! What no output may hold, looked for in all of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ibvwatch::domain::SessionId;
-use ibvwatch::sim::{Action, Effect, Fault, PublicKey, Requirement, SECRETS, Script, Session};
+use ibvwatch::sim::{
+    Action, Effect, Endpoint, Fault, PublicKey, Requirement, SECRETS, Script, Session, World,
+};
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -137,6 +140,64 @@ async fn no_secret_is_ever_printed_whatever_goes_wrong() {
     for secret in SECRETS.into_iter().chain([APPLICANT, TOKEN, "Authorization", "authorization"]) {
         printed.never_holds("what is private", secret);
     }
+}
+
+#[tokio::test]
+async fn no_access_token_and_no_assertion_is_ever_printed() {
+    let mut home = Home::new().await;
+    let proxy = Proxy::before(home.address()).await;
+    home.set("api.base_url", &format!("{:?}", proxy.base_url()));
+    home.set("api.auth.method", "\"bearer\"");
+    home.set("api.auth.token_url", &format!("\"http://{}/v1/oauth/token\"", proxy.address));
+    home.set("log.level", "\"trace\"");
+    let mut printed = Printed::default();
+    let id = home.track_new();
+    for (endpoint, effect) in [
+        (Endpoint::Token, Effect::status(401)),
+        (Endpoint::Token, Effect::Garbage { bytes: 200 }),
+        (Endpoint::Token, Effect::Truncate { bytes: 60 }),
+        (Endpoint::Configuration, Effect::status(403)),
+    ] {
+        // A daemon asks for few tokens, so each of these has one of its own.
+        home.fault(Fault::new(effect).at(endpoint).times(1));
+        let answers = home.totals().answered(Endpoint::Configuration, 200);
+        let answered =
+            |world: &World| world.totals().answered(Endpoint::Configuration, 200) > answers + 1;
+        let daemon = Daemon::start(&home);
+        timeout(PATIENCE, home.until(answered)).await.unwrap();
+        assert!(home.faults().is_empty());
+        home.revoke_tokens();
+        daemon.polls(&home, id, 1).await;
+        printed.run("run", &daemon.stop().await);
+    }
+    printed.command(&home, &["poll", &id.to_string()]).await;
+    printed.command(&home, &["check", "--online"]).await;
+    printed.command(&home, &["show", &id.to_string(), "--json"]).await;
+
+    let sent = proxy.requests().join("\r\n");
+    let tokens: BTreeSet<&str> =
+        sent.lines().filter_map(|line| line.strip_prefix("authorization: Bearer ")).collect();
+    assert!(tokens.len() > 3, "{tokens:?}");
+    let of_a_jwt = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let assertions: BTreeSet<&str> = sent
+        .split("client_assertion=")
+        .skip(1)
+        .map(|rest| &rest[..rest.find(|c| !of_a_jwt(c)).unwrap_or(rest.len())])
+        .collect();
+    assert!(assertions.len() > 3, "{assertions:?}");
+    for token in tokens {
+        printed.never_holds("an access token", token);
+    }
+    for assertion in assertions {
+        printed.never_holds("an assertion", &assertion[..40]);
+        let signature = assertion.rsplit('.').next().unwrap();
+        printed.never_holds("the signature of an assertion", &signature[..40]);
+    }
+    for part in ["simulated-access-token-", "Bearer ", "Authorization", "client_assertion="] {
+        printed.never_holds("part of an authorized request", part);
+    }
+    let body = PRIVATE_KEY.lines().filter(|line| !line.contains("-----"));
+    body.for_each(|line| printed.never_holds("a line of the private key", line));
 }
 
 /// Where nobody listens, and where somebody doesn't speak TLS.

@@ -24,6 +24,8 @@ const CONTRACT: &[(&str, &str)] = &[
     ("api.ca_file", ""),
     ("api.auth.method", "\"signed_request\""),
     ("api.auth.private_key_file", ""),
+    ("api.auth.token_url", "\"https://auth.api.yoti.com/v1/oauth/token\""),
+    ("api.auth.scopes", "[\"idv:sessions\"]"),
     ("sessions.directories", "[\"/etc/ibvwatch/sessions.d\"]"),
     ("sessions.rescan_interval", "\"60s\""),
     ("sessions.removal_grace", "\"10s\""),
