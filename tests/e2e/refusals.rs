@@ -96,10 +96,7 @@ async fn a_key_that_is_missing_exposed_or_none_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn a_weak_key_is_refused() {
-    if crate::signature::openssl_is_left_out() {
-        return;
-    }
+async fn a_weak_key_that_openssl_made_is_refused() {
     let home = Home::new().await;
     let made = tokio::process::Command::new("openssl")
         .args(["genrsa", "-out"])

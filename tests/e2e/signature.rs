@@ -6,16 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::common::{Daemon, Home, PATIENCE, Proxy, SDK_ID, leave_out};
-
-/// Whether these tests were told to do without OpenSSL.
-pub(crate) fn openssl_is_left_out() -> bool {
-    let left_out = std::env::var_os("IBVWATCH_TESTS_WITHOUT_OPENSSL").is_some();
-    if left_out {
-        leave_out("what needs openssl, since IBVWATCH_TESTS_WITHOUT_OPENSSL is set");
-    }
-    left_out
-}
+use crate::common::{Daemon, Home, PATIENCE, Proxy, SDK_ID};
 
 async fn openssl(home: &Home, arguments: &str) -> bool {
     let mut command = Command::new("openssl");
@@ -25,9 +16,6 @@ async fn openssl(home: &Home, arguments: &str) -> bool {
 
 #[tokio::test]
 async fn openssl_accepts_the_digest_of_what_the_daemon_sent() {
-    if openssl_is_left_out() {
-        return;
-    }
     let mut home = Home::new().await;
     let proxy = Proxy::before(home.address()).await;
     home.set("api.base_url", &format!("{:?}", proxy.base_url()));
