@@ -1,7 +1,9 @@
 //! Trouble with the API as a whole is the daemon's, and no session's.
 
-use ibvwatch::domain::SessionId;
-use ibvwatch::sim::{Effect, Fault};
+use std::time::Duration;
+
+use ibvwatch::domain::{SessionId, Timestamp};
+use ibvwatch::sim::{Effect, Fault, Outcome, World};
 use tokio::time::timeout;
 
 use crate::common::{Daemon, Event, Home, PATIENCE};
@@ -80,4 +82,41 @@ async fn an_outage_that_outlasts_the_daemon_is_told_once() {
     let recorded = home.recorded().await;
     let events: Vec<Event> = recorded.lines().map(|line| Event::parse(line).unwrap()).collect();
     assert_eq!(kinds(&events), ["api.unavailable", "api.available"]);
+}
+
+/// The ten minutes of it are in `src/poller/tests.rs`, on a paused clock; here are four probes'
+/// worth over real sockets.
+#[tokio::test]
+async fn a_rate_limit_with_retry_after_brings_probes_and_nothing_else() {
+    let mut home = Home::new().await;
+    home.set("poll.max_in_flight", "8");
+    let ids: Vec<SessionId> = (0..20).map(|_| home.track_new()).collect();
+    let mut daemon = Daemon::start(&home);
+    for id in &ids {
+        daemon.event(|event| event.is("session.observed", *id)).await;
+    }
+    home.fault(Fault::new(Effect::retry_after("3")));
+    let limited = |world: &World| -> Vec<Timestamp> {
+        let limited = Outcome::Answered(429);
+        let exchanges = world.exchanges().into_iter().filter(|e| e.outcome == limited);
+        exchanges.map(|exchange| exchange.at).collect()
+    };
+    let is_probe = |pair: &[Timestamp]| pair[1].since(pair[0]) >= Duration::from_millis(2_990);
+    let probes = |world: &World| limited(world).windows(2).filter(|pair| is_probe(pair)).count();
+    timeout(PATIENCE, home.until(|world| probes(world) >= 4)).await.expect("four probes");
+    home.clear_faults();
+    let refused = limited(&home);
+    // What was under way when the first 429 came, then one probe after the other.
+    let under_way = refused.windows(2).take_while(|pair| !is_probe(pair)).count() + 1;
+    assert!(under_way <= 8, "{under_way} requests were refused before the pause");
+    assert!(refused[under_way - 1..].windows(2).all(is_probe), "{refused:?}");
+
+    daemon.event(|event| event.kind() == "api.available").await;
+    let asked: Vec<u64> = ids.iter().map(|id| home.session_totals(*id).requests).collect();
+    for (id, asked) in ids.iter().zip(asked) {
+        timeout(PATIENCE, home.asked(*id, asked + 1)).await.expect("no session is lost");
+    }
+    let events = daemon.stop().await.events();
+    let of_api = events.iter().filter(|event| event.session().is_none());
+    assert_eq!(of_api.map(Event::kind).collect::<Vec<_>>(), ["api.unavailable", "api.available"]);
 }
