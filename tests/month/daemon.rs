@@ -455,6 +455,8 @@ impl Daemon {
 /// How long the daemon takes to notice that its clock was set.
 pub(crate) const STEP_NOTICED_AFTER: At = SECOND;
 
+/// A cadence at which ten thousand sessions leave the rate limit some room, and at which the
+/// month passes in seconds.
 pub(crate) fn policy() -> Policy {
-    Policy { interval: Duration::from_secs(3_600), ..Policy::default() }
+    Policy { interval: Duration::from_secs(2 * 3_600), ..Policy::default() }
 }

@@ -19,6 +19,9 @@ pub(crate) const SLACK: At = MINUTE;
 /// The API's word on the time left differs by some seconds from answer to answer.
 const DEADLINE_SLACK: At = 8 * SECOND;
 
+const PRESSURES: [DisturbanceKind; 3] =
+    [DisturbanceKind::Overload, DisturbanceKind::Flood, DisturbanceKind::Throttle];
+
 /// Polls of one session: what the active cadence asks for, the first quick tries after several
 /// failures, and those of a final poll.
 const MOST_AN_HOUR: u32 = 200;
@@ -28,6 +31,7 @@ pub(crate) struct Laws {
     /// As configured.
     pub(crate) limits: Limits,
     disturbances: Vec<Disturbance>,
+    times: Times,
     books: Vec<Book>,
     meter: Meter,
     outage: Option<Pause>,
@@ -37,6 +41,19 @@ pub(crate) struct Laws {
     /// By how much the wall clock is set ahead.
     pub(crate) clock_off: i64,
     pub(crate) summary: Summary,
+}
+
+/// A time in which nothing begins or ends that disturbs the schedule.
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    from: At,
+    to: At,
+    /// Since when nothing has been wrong, if nothing is.
+    calm: Option<At>,
+    /// Why more polls are due than can be made, if they are.
+    pressure: Option<DisturbanceKind>,
+    /// The clock is set, or the daemon is away.
+    jump: bool,
 }
 
 /// What is known of one session from outside.
@@ -98,6 +115,7 @@ impl Laws {
             policy,
             limits,
             disturbances,
+            times: Times::default(),
             books: vec![Book::default(); SESSIONS],
             meter: Meter { limits, level: 0.0, at: 0 },
             outage: None,
@@ -112,14 +130,24 @@ impl Laws {
         self.disturbances.iter().any(|d| d.from <= to && from < d.to)
     }
 
-    fn in_a(&self, kind: DisturbanceKind, at: At) -> bool {
-        self.disturbances.iter().any(|d| d.kind == kind && (d.from..d.to).contains(&at))
-    }
-
-    /// Since when nothing has been wrong, if nothing is.
-    fn calm_since(&self, at: At) -> Option<At> {
-        let begun = self.disturbances.iter().filter(|d| d.from <= at);
-        begun.map(|d| d.to).max().map_or(Some(0), |to| (to <= at).then_some(to))
+    /// What is going on at that moment. Known for a while, since it is asked at every poll.
+    fn times(&mut self, at: At) -> Times {
+        if !(self.times.from..self.times.to).contains(&at) {
+            let edges = self.disturbances.iter().flat_map(|d| [d.from, d.to]);
+            let in_a = |kind| {
+                self.disturbances.iter().any(|d| d.kind == kind && (d.from..d.to).contains(&at))
+            };
+            let begun = self.disturbances.iter().filter(|d| d.from <= at);
+            let over = begun.map(|d| d.to).max().unwrap_or(0);
+            self.times = Times {
+                from: edges.clone().filter(|&edge| edge <= at).max().unwrap_or(0),
+                to: edges.filter(|&edge| edge > at).min().unwrap_or(At::MAX),
+                calm: (over <= at).then_some(over),
+                pressure: PRESSURES.into_iter().find(|&kind| in_a(kind)),
+                jump: in_a(DisturbanceKind::Clock) || in_a(DisturbanceKind::Away),
+            };
+        }
+        self.times
     }
 
     pub(crate) fn tracked(&mut self, n: usize, truth: &Truth) {
@@ -139,10 +167,8 @@ impl Laws {
     pub(crate) fn warned(&mut self, at: At, stretched: Option<f64>) {
         if stretched.is_some() {
             self.summary.warnings += 1;
-            let overloaded =
-                [DisturbanceKind::Overload, DisturbanceKind::Flood, DisturbanceKind::Throttle];
-            let overloaded = overloaded.into_iter().any(|kind| self.in_a(kind, at));
-            assert!(overloaded, "warned of too many polls at {at}, when they were not");
+            let pressed = self.times(at).pressure.is_some();
+            assert!(pressed, "warned of too many polls at {at}, when they were not");
         }
     }
 
@@ -156,22 +182,23 @@ impl Laws {
             pause.probe = Some(n);
             pause.probes += 1;
         }
-        self.in_time(n, at);
+        let times = self.times(at);
+        self.in_time(n, at, times);
         if let Some((settled, cadence, true)) = self.books[n].settled
             && urgency != Urgency::Final
-            && self.calm_since(at).is_some_and(|since| since <= settled)
+            && times.calm.is_some_and(|since| since <= settled)
         {
             self.summary.calm.0 += 1.0;
             self.summary.calm.1 += span(at - settled).as_secs_f64() / cadence.as_secs_f64();
         }
         let limited = self.meter.limits.rate < self.limits.rate;
-        if self.in_a(DisturbanceKind::Overload, at) && limited {
+        if times.pressure == Some(DisturbanceKind::Overload) && limited {
             self.summary.late[urgency as usize].push(millis(late));
             let polls = DueQueue::FAIR_SHARE * u64::from(live);
             let bound = Duration::from_secs(polls).div_f64(self.meter.limits.rate);
             assert!(late <= bound, "session {n} starves: its poll is {late:?} late");
         }
-        if self.in_a(DisturbanceKind::Flood, at) && limited {
+        if times.pressure == Some(DisturbanceKind::Flood) && limited {
             self.summary.flood.0 += u32::from(urgency == Urgency::Quiet);
             self.summary.flood.1 += 1;
         }
@@ -182,9 +209,9 @@ impl Laws {
     }
 
     /// No session waits longer for its poll than the cadence and the jitter make it.
-    fn in_time(&self, n: usize, at: At) {
+    fn in_time(&self, n: usize, at: At, times: Times) {
         let book = &self.books[n];
-        let Some(calm) = self.calm_since(at) else { return };
+        let Some(calm) = times.calm else { return };
         let sent = book.sent.unwrap_or(book.tracked);
         let since = sent.max(calm);
         let cadence = match book.settled {
@@ -248,7 +275,7 @@ impl Laws {
             truth.trouble.is_none_or(|t| t.to + 10 * MINUTE < last_served || served < t.from);
         let calm = untroubled
             && previous_poll.is_some_and(|previous| {
-                self.calm_since(arrived).is_some_and(|since| since < previous)
+                self.times(arrived).calm.is_some_and(|since| since < previous)
             });
         if !calm {
             return;
@@ -307,10 +334,7 @@ impl Laws {
         let ends = said.map_or(truth.deadline, |said| said.min(truth.deadline));
         let off = ends.abs_diff(at);
         // A clock that is set ahead, and a daemon that was away, jump over a deadline.
-        let jumped = at > ends
-            && [DisturbanceKind::Clock, DisturbanceKind::Away]
-                .into_iter()
-                .any(|kind| self.in_a(kind, at) || self.in_a(kind, at - 2 * SECOND));
+        let jumped = at > ends && (self.times(at - 2 * SECOND).jump || self.times(at).jump);
         assert!(off <= DEADLINE_SLACK || jumped, "session {n} ends {off} ms off at {at}");
         let window = millis(self.policy.final_poll_before_expiry) * 2 + DEADLINE_SLACK;
         let from = ends - window;
@@ -325,7 +349,9 @@ impl Laws {
         }
         let over = |time: Option<At>| time.is_some_and(|time| time < from);
         assert!(!over(truth.completed), "session {n} was completed and is told as expired");
-        assert!(!over(truth.deleted.map(|d| d + 2 * MINUTE)), "session {n} was deleted");
+        // Denied once by the poll before, and again a minute later.
+        let known = millis(self.policy.interval.mul_f64(1.0 + self.policy.jitter)) + 2 * MINUTE;
+        assert!(!over(truth.deleted.map(|d| d + known)), "session {n} was deleted");
         let soon = |time: Option<At>| time.is_some_and(|time| time < ends);
         if !soon(truth.completed) && !soon(truth.deleted) {
             assert!(
@@ -365,29 +391,30 @@ impl Laws {
         live: impl Iterator<Item = (usize, &'a Session)>,
         world: &World,
     ) {
+        let times = self.times(at);
         let mut count = 0;
         for (n, session) in live {
             count += 1;
             if session.wake(&self.policy).is_some_and(|wake| wake.poll.is_some()) {
-                self.in_time(n, at);
+                self.in_time(n, at, times);
             }
-            if let Some(calm) = self.calm_since(at) {
-                Self::not_over(n, at, calm, &world.sessions[n]);
+            if let Some(calm) = times.calm {
+                self.not_over(n, at, calm, &world.sessions[n]);
             }
         }
         self.summary.most_live = self.summary.most_live.max(count);
-        if self.calm_since(at).is_some_and(|since| since + 2 * HOUR < at) {
+        if times.calm.is_some_and(|since| since + 4 * HOUR < at) {
             assert!(stretch < 1.1, "stretched by {stretch} at {at}");
         }
     }
 
     /// A session that still goes on: nothing has been true for long that would have ended it.
-    fn not_over(n: usize, at: At, calm: At, truth: &Truth) {
+    fn not_over(&self, n: usize, at: At, calm: At, truth: &Truth) {
         let untroubled = truth.trouble.map_or(0, |trouble| trouble.to);
         let since = |time: Option<At>| {
             time.map_or(0, |time| at.saturating_sub(time.max(calm).max(untroubled)))
         };
-        let found = 2 * HOUR;
+        let found = 2 * millis(self.policy.interval);
         assert!(since(truth.completed) < found, "session {n} was completed and goes on at {at}");
         assert!(since(truth.deleted) < found, "session {n} was deleted and goes on at {at}");
         assert!(since(truth.untracked) < SECOND, "session {n} was untracked and goes on at {at}");

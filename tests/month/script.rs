@@ -64,9 +64,9 @@ const SLEEP: (At, At) = (13 * DAY + 2 * HOUR, 3 * HOUR);
 /// Half of what the cadence asks for ...
 const OVERLOAD: (At, At) = (15 * DAY + 20 * HOUR, 16 * DAY + 4 * HOUR);
 /// ... and less than the active sessions alone ask for.
-const FLOOD: (At, At) = (RESTLESS_TIME.start + 2 * HOUR, RESTLESS_TIME.end);
+const FLOOD: (At, At) = (RESTLESS_TIME.start + 3 * HOUR, RESTLESS_TIME.end);
 /// How long it takes until what was put off is made up for.
-const CATCHING_UP: At = 2 * HOUR;
+const CATCHING_UP: At = 4 * HOUR;
 
 impl Script {
     pub(crate) fn new() -> Self {

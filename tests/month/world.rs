@@ -22,7 +22,7 @@ pub(crate) const CROWD_EVENING: At = evening(14);
 
 /// Those whose resources change all the time for some hours, so that they stay active.
 const RESTLESS: std::ops::Range<usize> = 1_600..1_800;
-pub(crate) const RESTLESS_TIME: std::ops::Range<At> = 17 * DAY..17 * DAY + 6 * HOUR;
+pub(crate) const RESTLESS_TIME: std::ops::Range<At> = 17 * DAY..17 * DAY + 7 * HOUR;
 
 const KINDS: [&str; 3] = ["ID_DOCUMENT", "SUPPLEMENTARY_DOCUMENT", "FACE_CAPTURE"];
 const REQUIRED: &str = "REQUIRED";
