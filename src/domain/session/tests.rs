@@ -3,7 +3,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::super::event::EventKind;
+use super::super::observation::{ProblemKind, Snapshot};
 use super::super::resource::Listed;
+use super::super::time::Step;
 use super::*;
 
 mod laws;
