@@ -77,7 +77,8 @@ impl Stage {
     pub(super) fn prologue(&self, base_url: &str, speed: NonZeroU32) -> io::Result<()> {
         self.print(&format!(
             "{BOLD}ibvwatch{BOLD:#} follows {people} applicants to the Post Office, {speed} times faster than life.\n\
-             {DIM}The API at {base_url} is simulated and checks every signature; the daemon is real.{DIM:#}\n",
+             {DIM}The API at {base_url} is simulated and checks every signature; the daemon is real.\n\
+             A quiet session is polled every 2 s, one whose applicant is at the counter every 0.5 s.{DIM:#}\n",
             people = self.cast.len(),
         ))
     }
