@@ -158,7 +158,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         let observation = self.api.configuration(id).await;
         let arrived = self.clock.now().wall;
         let state = if lease.session.asks_state(&observation, &policy) {
-            self.bucket().take().await;
+            self.token().await;
             Some(self.api.session_state(id).await)
         } else {
             None
@@ -172,6 +172,10 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             let (live, now) = (self.store.live(), self.clock.now());
             admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)
         };
+        // Before the commit, which may take long: the next answer may turn the breaker back.
+        if let Some(turn) = turn {
+            self.announce(turn).await?;
+        }
         let told = Told::of(&transition);
         match self.store.commit(lease, transition).await {
             Ok(()) => told.log(id),
@@ -180,10 +184,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             }
             Err(error) => return Err(error.into()),
         }
-        match turn {
-            Some(turn) => self.announce(turn).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     async fn announce(&self, turn: Turn) -> Result<(), PollerError> {
@@ -213,6 +214,13 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
 
     fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.settings.policy.borrow())
+    }
+
+    /// Waits for a token, of the budget that is in force when there is one.
+    async fn token(&self) {
+        while let Err(wait) = self.bucket().try_take() {
+            Bucket::wait(wait.min(LONGEST_SLEEP)).await;
+        }
     }
 
     fn bucket(&self) -> Arc<Bucket> {

@@ -169,6 +169,7 @@ impl Session {
             },
         };
         let mut step = Decision { session, events: Vec::new(), now };
+        step.session.keep_final_poll(now, policy);
         step.tell(Detail::Tracked {});
         step.decide_timers(policy);
         Transition { session: step.session, events: step.events, steady: false }
@@ -247,6 +248,7 @@ impl Session {
         }
         step.session.schedule.last_poll = Some(now);
         let known_missing = step.session.life.missing_since.take();
+        let has_configuration = matches!(observation, Observation::Configuration(_));
         let mut noted = None;
         let verdict = match observation {
             Observation::Configuration(snapshot) => {
@@ -290,7 +292,8 @@ impl Session {
             }
             Verdict::Missing => step.missing(known_missing, policy, rng),
             Verdict::Failed { problem, retry_after } => {
-                step.session.life.missing_since = known_missing;
+                // A failure leaves open whether the session is there; a configuration does not.
+                step.session.life.missing_since = known_missing.filter(|_| !has_configuration);
                 let blame = Blame::of(&problem, exchange.outage);
                 step.failed(problem, retry_after, blame, policy, rng)
             }

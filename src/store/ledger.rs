@@ -293,9 +293,14 @@ impl<J: Journal> Store for Ledger<J> {
             ApiDetail::Unavailable { .. } => Some((event.cause, event.time)),
             ApiDetail::Available { .. } => None,
         };
-        self.write(Write::Announce(event)).await?;
-        *lock(&self.unavailable) = unavailable;
-        Ok(())
+        let place = self.journal.place().await?;
+        let receipt = {
+            // Under the lock, so that of two events the later one stays.
+            let mut announced = lock(&self.unavailable);
+            *announced = unavailable;
+            self.journal.write(place, Write::Announce(event))
+        };
+        receipt.durable().await.map(|_| ())
     }
 
     fn unavailable(&self) -> Option<(Cause, Timestamp)> {

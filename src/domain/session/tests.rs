@@ -308,6 +308,10 @@ fn a_session_is_not_found_after_two_404_a_minute_apart_and_not_before() {
     life.wait(SECOND);
     life.sees(configuration(None, &["REQUIRED"]), None);
     assert_eq!(life.sees(not_found(), Some(not_found())), [], "the count begins anew");
+    life.wait(MINUTE);
+    let half = Observation::Unreachable(problem(ProblemKind::Unreachable));
+    life.sees(configuration(None, &["COMPLETE"]), Some(half));
+    assert_eq!(life.sees(not_found(), Some(not_found())), [], "after half an answer, too");
     life.wait(10 * SECOND).sees(unreachable(), None);
     life.wait(MINUTE);
     assert_eq!(life.sees(not_found(), Some(not_found())), [SessionEnded]);
@@ -457,6 +461,12 @@ fn a_session_whose_deadline_passed_unseen_is_polled_once_more_before_it_ends() {
         [ResourceStateChanged, SessionNothingRequired, SessionEnded]
     );
     assert_eq!(life.reason(), Some(EndReason::Expired));
+}
+
+#[test]
+fn a_session_tracked_in_its_last_seconds_is_polled_as_one_that_has_no_time_left() {
+    let life = Life::with(Policy::default(), |e| e.expires_at = Some(START.plus(20 * SECOND)));
+    assert_eq!(life.session.schedule.urgency, Urgency::Final);
 }
 
 #[test]

@@ -30,6 +30,7 @@ impl Session {
             self.schedule.overtime = Some(now.plus(overtime));
             self.schedule.poll_at = now.plus(up_to(overtime / 4, rng));
             self.schedule.urgency = Urgency::Final;
+            return;
         }
         self.retry_final_poll(now, policy, rng);
         self.keep_final_poll(now, policy);
