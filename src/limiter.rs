@@ -40,13 +40,6 @@ impl Bucket {
         self.limiter.check().map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
-    /// Waits for a token and takes it.
-    pub async fn take(&self) {
-        while let Err(wait) = self.try_take() {
-            Self::wait(wait).await;
-        }
-    }
-
     /// Waits as long as [`try_take`](Self::try_take) said.
     pub async fn wait(wait: Duration) {
         // tokio's timers count whole milliseconds; rounding down would spin.
@@ -149,6 +142,12 @@ mod tests {
         }
     }
 
+    async fn take(bucket: &Bucket) {
+        while let Err(wait) = bucket.try_take() {
+            Bucket::wait(wait).await;
+        }
+    }
+
     fn bucket(rate: f64, burst: u32) -> Bucket {
         let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(0)));
         Bucket::new(Limits { rate, burst, max_in_flight: 1 }, clock)
@@ -160,7 +159,7 @@ mod tests {
         let start = tokio::time::Instant::now();
         let mut taken = Vec::new();
         while taken.len() < 200 {
-            bucket.take().await;
+            take(&bucket).await;
             taken.push(start.elapsed().as_secs_f64());
         }
         for first in 0..taken.len() {
@@ -177,9 +176,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rate_below_one_a_second_works() {
         let bucket = bucket(0.1, 1);
-        bucket.take().await;
+        take(&bucket).await;
         let start = tokio::time::Instant::now();
-        bucket.take().await;
+        take(&bucket).await;
         assert!((9.9..10.2).contains(&start.elapsed().as_secs_f64()));
     }
 }
