@@ -109,8 +109,9 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             }
             let gate = this.admission().gate(this.clock.now());
             if let Gate::Closed(wait) = gate {
+                let wait = wait.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
                 tokio::select! {
-                    () = tokio::time::sleep(wait.map_or(LONGEST_SLEEP, |wait| wait.min(LONGEST_SLEEP))) => {}
+                    () = tokio::time::sleep(wait) => {}
                     Some(done) = under_way.join_next() => done??,
                 }
                 continue;

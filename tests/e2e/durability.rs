@@ -7,6 +7,14 @@ use rusqlite::Connection;
 
 use crate::common::{Daemon, Home, PATIENCE, ids_in};
 
+/// Holds the database so that the daemon can't write to it, until rolled back.
+fn blocked(home: &Home) -> Connection {
+    let database = Connection::open(home.path("ibvwatch.db")).expect("the daemon's database");
+    database.busy_timeout(PATIENCE).expect("a connection that can wait");
+    database.execute_batch("BEGIN EXCLUSIVE").expect("a lock on it");
+    database
+}
+
 #[tokio::test]
 async fn nothing_is_told_before_it_is_recorded() {
     let home = Home::new().await;
@@ -38,9 +46,7 @@ async fn a_store_that_is_blocked_for_long_loses_nothing_and_its_end_is_noticed()
     let id = home.track_new();
     let mut daemon = Daemon::start(&home);
     daemon.event(|event| event.is("session.observed", id)).await;
-    let database = Connection::open(home.path("ibvwatch.db")).unwrap();
-    database.busy_timeout(PATIENCE).unwrap();
-    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let database = blocked(&home);
     home.set_state(id, 0, "IN_PROGRESS").unwrap();
     daemon.logs("can't be written").await;
     database.execute_batch("ROLLBACK").unwrap();
@@ -55,9 +61,7 @@ async fn a_store_that_is_blocked_does_not_hold_up_the_stop() {
     let id = home.track_new();
     let mut daemon = Daemon::start(&home);
     daemon.event(|event| event.is("session.observed", id)).await;
-    let database = Connection::open(home.path("ibvwatch.db")).unwrap();
-    database.busy_timeout(PATIENCE).unwrap();
-    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let database = blocked(&home);
     home.set_state(id, 0, "IN_PROGRESS").unwrap();
     daemon.polls(&home, id, 1).await;
     daemon.stop().await;

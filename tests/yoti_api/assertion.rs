@@ -10,7 +10,7 @@ use ibvwatch::yoti::{Auth, Bearer, PrivateKey, Scopes, SessionApi, TokenUrl};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use super::key::openssl;
+use super::key::key_pair;
 use super::server::{Request, Server, answer};
 use super::{NOW, client, id, published_key, settings};
 
@@ -111,9 +111,7 @@ async fn a_request_with_a_token_carries_no_part_of_a_signed_one() {
 async fn openssl_accepts_the_assertions_signature() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    openssl(directory.path(), "genrsa -out key.pem 2048");
-    openssl(directory.path(), "rsa -in key.pem -pubout -out public.pem");
-    let key = PrivateKey::load(&at("key.pem"), None).unwrap();
+    let key = key_pair(directory.path());
     let [token, _] = requests(key, |server| format!("http://{}/token", server.address)).await;
 
     let assertion = &fields(&token)["client_assertion"];

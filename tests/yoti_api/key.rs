@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::PUBLISHED_KEY;
 
-pub(crate) fn openssl(directory: &Path, arguments: &str) {
+fn openssl(directory: &Path, arguments: &str) {
     let output = Command::new("openssl")
         .current_dir(directory)
         .args(arguments.split(' '))
@@ -29,6 +29,13 @@ fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     path
+}
+
+/// Makes a key, and `public.pem` to verify its signatures with.
+pub(crate) fn key_pair(directory: &Path) -> PrivateKey {
+    openssl(directory, "genrsa -out key.pem 2048");
+    openssl(directory, "rsa -in key.pem -pubout -out public.pem");
+    PrivateKey::load(&directory.join("key.pem"), None).expect("a key that openssl made")
 }
 
 fn made_by_openssl(arguments: &str) -> String {

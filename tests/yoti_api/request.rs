@@ -4,10 +4,10 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use ibvwatch::yoti::{Auth, PrivateKey, SessionApi, SessionPath, Signer};
+use ibvwatch::yoti::{Auth, SessionApi, SessionPath, Signer};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use super::key::openssl;
+use super::key::key_pair;
 use super::server::{Request, Server, answer};
 use super::{NOW, SDK_ID, client, id, settings};
 
@@ -99,9 +99,7 @@ async fn every_try_has_its_own_nonce_and_signature_on_one_connection() {
 async fn openssl_accepts_the_digest_of_a_request_with_an_odd_sdk_id() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    openssl(directory.path(), "genrsa -out key.pem 2048");
-    openssl(directory.path(), "rsa -in key.pem -pubout -out public.pem");
-    let key = PrivateKey::load(&at("key.pem"), None).unwrap();
+    let key = key_pair(directory.path());
 
     let (server, mut requests) = recording().await;
     let mut settings = settings(&server.base_url());
