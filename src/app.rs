@@ -22,7 +22,7 @@ use crate::domain::Policy;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
-use crate::sinks::{DispatchError, Stdout, dispatch};
+use crate::sinks::{DispatchError, Journald, Stdout, dispatch};
 use crate::store::{Context, SqliteStore, Store, StoreError};
 use crate::yoti;
 
@@ -123,22 +123,20 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         settings,
         rand::random(),
     );
-    let mut sinks = Vec::new();
     let flush = CancellationToken::new();
-    if config.events.stdout {
-        let stdout = Stdout::new().map_err(AppError::Output)?;
-        sinks.push(tokio::spawn(dispatch(Arc::clone(&store), stdout, flush.clone())));
-    }
+    let (sink_names, sinks) = if config.events.stdout {
+        let (name, sink) = standard_output(&store, &flush)?;
+        (vec![name], vec![sink])
+    } else {
+        (Vec::new(), Vec::new())
+    };
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.keep_time().await })
     };
-    let purge = {
-        let sinks: &[&str] = if config.events.stdout { &["stdout"] } else { &[] };
-        tokio::spawn(purge(Arc::clone(&store), config.store.retention, sinks))
-    };
+    let purge = tokio::spawn(purge(Arc::clone(&store), config.store.retention, sink_names));
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
@@ -169,6 +167,19 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     daemon.stop(&stop_polls, &flush, ending).await
 }
 
+/// The sink that standard output is, and its name: the journal has a protocol of its own.
+fn standard_output(
+    store: &Arc<SqliteStore>,
+    flush: &CancellationToken,
+) -> Result<(&'static str, Dispatching), AppError> {
+    let (store, flush) = (Arc::clone(store), flush.clone());
+    if Journald::is_standard_output() {
+        return Ok((Journald::NAME, tokio::spawn(dispatch(store, Journald::new(), flush))));
+    }
+    let stdout = Stdout::new().map_err(AppError::Output)?;
+    Ok((Stdout::NAME, tokio::spawn(dispatch(store, stdout, flush))))
+}
+
 /// Without it, commands show poll times that are old, which is no reason not to run.
 fn refresh_on_request(database: &Path, store: &Arc<SqliteStore>) -> Option<JoinHandle<()>> {
     let listener = refresh::listen(database)
@@ -197,12 +208,12 @@ async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppErr
 async fn purge(
     store: Arc<SqliteStore>,
     retention: Duration,
-    sinks: &'static [&'static str],
+    sinks: Vec<&'static str>,
 ) -> Result<Infallible, StoreError> {
     let mut hourly = tokio::time::interval(PURGE_EVERY);
     loop {
         hourly.tick().await;
-        store.purge(retention, sinks).await?;
+        store.purge(retention, &sinks).await?;
     }
 }
 
@@ -217,7 +228,7 @@ struct Daemon {
     time: JoinHandle<Result<Infallible, StoreError>>,
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
-    sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
+    sinks: Vec<Dispatching>,
 }
 
 impl Daemon {
@@ -377,9 +388,11 @@ impl Daemon {
 
 type Watching = JoinHandle<Result<Infallible, directory::WatchError>>;
 
+type Dispatching = JoinHandle<Result<(), DispatchError>>;
+
 type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
 
-async fn first_to_end(sinks: &mut [JoinHandle<Result<(), DispatchError>>]) -> SinkEnd {
+async fn first_to_end(sinks: &mut [Dispatching]) -> SinkEnd {
     match sinks.first_mut() {
         Some(sink) => sink.await,
         None => std::future::pending().await,
