@@ -55,7 +55,7 @@ fn sequence(entry: &[u8]) -> u64 {
 }
 
 struct Journal {
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
     socket: std::os::unix::net::UnixDatagram,
 }
 
@@ -64,7 +64,7 @@ impl Journal {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("socket");
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        (Self { _home: home, socket }, Journald::listening_at(path))
+        (Self { home, socket }, Journald::listening_at(path))
     }
 
     /// The next entry, and whether it came in a file.
@@ -76,7 +76,7 @@ impl Journal {
         let got = recvmsg(&self.socket, &mut iov, &mut control, RecvFlags::empty()).unwrap();
         let file = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-            _ => None,
+            RecvAncillaryMessage::ScmCredentials(_) | _ => None,
         });
         let Some(file) = file else { return (bytes[..got.bytes].to_vec(), false) };
         assert_eq!(got.bytes, 0);
@@ -97,18 +97,18 @@ async fn an_event_is_an_entry_with_the_fields_that_apply() {
     let gone = record(44, "ibvwatch.session.vanished", "{}");
     sink.deliver(&[event.clone(), unavailable, gone]).await.unwrap();
 
-    let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let expected = [
-        named("SYSLOG_IDENTIFIER", "ibvwatch-events"),
-        named("PRIORITY", "6"),
-        named("MESSAGE_ID", "b68979ad9cfe4f2a9d0ce2bb768f6380"),
-        named("IBVWATCH_EVENT_TYPE", "ibvwatch.resource.state_changed"),
-        named("IBVWATCH_SESSION_ID", SESSION),
-        named("IBVWATCH_SEQUENCE", "00000000000000000042"),
-        named("IBVWATCH_RESOURCE_TYPE", "ID_DOCUMENT"),
-        named("IBVWATCH_FROM", "REQUIRED"),
-        named("IBVWATCH_TO", "ODD\nSYSLOG_IDENTIFIER=other"),
-        named("MESSAGE", event.to_line().unwrap().trim_end()),
+        field("SYSLOG_IDENTIFIER", "ibvwatch-events"),
+        field("PRIORITY", "6"),
+        field("MESSAGE_ID", "b68979ad9cfe4f2a9d0ce2bb768f6380"),
+        field("IBVWATCH_EVENT_TYPE", "ibvwatch.resource.state_changed"),
+        field("IBVWATCH_SESSION_ID", SESSION),
+        field("IBVWATCH_SEQUENCE", "00000000000000000042"),
+        field("IBVWATCH_RESOURCE_TYPE", "ID_DOCUMENT"),
+        field("IBVWATCH_FROM", "REQUIRED"),
+        field("IBVWATCH_TO", "ODD\nSYSLOG_IDENTIFIER=other"),
+        field("MESSAGE", event.to_line().unwrap().trim_end()),
     ];
     assert_eq!(fields(&journal.next().0), expected);
     let names = |entry: &[u8]| fields(entry).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
@@ -154,7 +154,7 @@ async fn after_the_journal_was_away_the_rest_is_sent_and_nothing_twice() {
     let (journal, mut sink) = Journal::new();
     sink.deliver(&[changed(1)]).await.unwrap();
     let path = sink.path.clone();
-    let Journal { _home, socket } = journal;
+    let Journal { home, socket } = journal;
     drop(socket);
     let batch = [changed(1), changed(2)];
     let error = sink.deliver(&batch).await.unwrap_err().to_string();
@@ -163,7 +163,7 @@ async fn after_the_journal_was_away_the_rest_is_sent_and_nothing_twice() {
     std::fs::remove_file(&path).unwrap();
     sink.deliver(&batch).await.unwrap_err();
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    let journal = Journal { _home, socket };
+    let journal = Journal { home, socket };
     sink.deliver(&batch).await.unwrap();
     assert_eq!(sequence(&journal.next().0), 2);
 }
