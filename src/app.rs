@@ -22,8 +22,9 @@ use crate::domain::Policy;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
-use crate::sinks::{DispatchError, Journald, Stdout, dispatch};
-use crate::store::{Context, SqliteStore, Store, StoreError};
+use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
+use crate::status::{self, Stage, Status};
+use crate::store::{Context, Gauges, SqliteStore, Store, StoreError};
 use crate::yoti;
 
 /// How the outside steers a running daemon.
@@ -116,20 +117,40 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         bucket: bucket_now,
         max_in_flight: max_in_flight_now,
     };
+    let poller_report = watch::Sender::default();
+    let poller_reported = poller_report.subscribe();
     let poller = Poller::new(
         Arc::clone(&store),
         Arc::clone(&api),
         Arc::clone(&clock),
         settings,
         rand::random(),
+        poller_report,
     );
     let flush = CancellationToken::new();
-    let (sink_names, sinks) = if config.events.stdout {
-        let (name, sink) = standard_output(&store, &flush)?;
-        (vec![name], vec![sink])
-    } else {
-        (Vec::new(), Vec::new())
-    };
+    let mut sinks = Vec::new();
+    let mut sinks_reported = Vec::new();
+    if config.events.stdout {
+        let (name, reported, sink) = standard_output(&store, &clock, &flush)?;
+        sinks.push(sink);
+        sinks_reported.push((name, reported));
+    }
+    let sink_names = sinks_reported.iter().map(|(name, _)| *name).collect();
+    let directory_report = watch::Sender::default();
+    let status = Status::new(status::Sources {
+        clock: Arc::clone(&clock),
+        store: Arc::clone(&store) as Arc<dyn Gauges>,
+        poller: poller_reported,
+        directory: directory_report.subscribe(),
+        sinks: sinks_reported,
+        api: Box::new({
+            let api = Arc::clone(&api);
+            move || status::Api {
+                token_expires_in: api.token_expires_in(),
+                server_ahead_seconds: api.server_ahead_seconds(),
+            }
+        }),
+    });
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
@@ -153,6 +174,8 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         policy,
         bucket,
         max_in_flight,
+        status,
+        directory_report,
         time,
         purge,
         poller,
@@ -167,17 +190,21 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     daemon.stop(&stop_polls, &flush, ending).await
 }
 
-/// The sink that standard output is, and its name: the journal has a protocol of its own.
+/// The sink that standard output is: the journal has a protocol of its own.
 fn standard_output(
     store: &Arc<SqliteStore>,
+    clock: &Arc<dyn Clock>,
     flush: &CancellationToken,
-) -> Result<(&'static str, Dispatching), AppError> {
-    let (store, flush) = (Arc::clone(store), flush.clone());
+) -> Result<(&'static str, watch::Receiver<sinks::Report>, Dispatching), AppError> {
+    let (store, clock, flush) = (Arc::clone(store), Arc::clone(clock), flush.clone());
+    let (report, reported) = watch::channel(sinks::Report::default());
     if Journald::is_standard_output() {
-        return Ok((Journald::NAME, tokio::spawn(dispatch(store, Journald::new(), flush))));
+        let sink = dispatch(store, Journald::new(), clock, report, flush);
+        return Ok((Journald::NAME, reported, tokio::spawn(sink)));
     }
     let stdout = Stdout::new().map_err(AppError::Output)?;
-    Ok((Stdout::NAME, tokio::spawn(dispatch(store, stdout, flush))))
+    let sink = dispatch(store, stdout, clock, report, flush);
+    Ok((Stdout::NAME, reported, tokio::spawn(sink)))
 }
 
 /// Without it, commands show poll times that are old, which is no reason not to run.
@@ -225,6 +252,8 @@ struct Daemon {
     policy: watch::Sender<Arc<Policy>>,
     bucket: watch::Sender<Arc<Bucket>>,
     max_in_flight: watch::Sender<usize>,
+    status: Status,
+    directory_report: watch::Sender<directory::Report>,
     time: JoinHandle<Result<Infallible, StoreError>>,
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
@@ -285,7 +314,7 @@ impl Daemon {
             self.store.listed(),
             SystemClock,
             deltas,
-            watch::Sender::default(),
+            self.directory_report.clone(),
         ));
         (watching, changes)
     }
@@ -294,8 +323,11 @@ impl Daemon {
         let (wanted, unwanted) = (delta.wanted.len(), delta.unwanted.len());
         self.store.track(delta.wanted).await?;
         self.store.untrack(delta.unwanted).await?;
-        let tracked = self.store.listed().len();
-        info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
+        if wanted + unwanted > 0 {
+            let tracked = self.store.listed().len();
+            info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
+        }
+        self.status.enter(Stage::Running);
         Ok(())
     }
 
@@ -338,6 +370,7 @@ impl Daemon {
         ending: Result<Ending, AppError>,
     ) -> Result<Ending, AppError> {
         let deadline = Instant::now() + STOP_WITHIN;
+        self.status.enter(Stage::Draining);
         self.time.abort();
         stop_polls.cancel();
         self.purge.abort();

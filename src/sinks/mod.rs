@@ -7,7 +7,7 @@ mod stdout;
 
 use std::future::Future;
 
-pub use dispatcher::{DispatchError, dispatch};
+pub use dispatcher::{DispatchError, Report, dispatch};
 pub use journald::Journald;
 pub use stdout::Stdout;
 
