@@ -5,8 +5,10 @@
 //! [`Loaded::require`] says which it needs.
 
 mod auth;
+mod shape;
 mod sources;
 
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::yoti::{
 };
 
 pub use auth::{Auth, AuthMethod};
+use shape::{Shape, written};
 use sources::Sources;
 pub use sources::{Environment, Place, Problem};
 
@@ -201,55 +204,82 @@ pub fn default_files() -> std::io::Result<Vec<PathBuf>> {
 #[must_use]
 pub fn load(files: &[PathBuf], environment: &Environment) -> Loaded {
     let mut sources = Sources::read(files, environment);
-    let config = Config {
-        api: api(&mut sources, environment),
-        sessions: sessions(&mut sources),
-        policy: policy(&mut sources),
-        limits: limits(&mut sources),
-        store: store(&mut sources, environment),
-        events: events(&mut sources),
-        log: log(&mut sources),
-    };
+    let config = read(&mut sources, environment);
     Loaded { config, problems: sources.finish() }
 }
 
+/// The JSON Schema of a configuration file: what [`load`] asks for, and would take.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let nothing = Environment::new();
+    let mut sources = Sources::read(&[], &nothing);
+    read(&mut sources, &nothing);
+    sources.schema()
+}
+
+fn read(sources: &mut Sources, environment: &Environment) -> Config {
+    let api = api(sources, environment);
+    Config {
+        sessions: sessions(sources),
+        policy: policy(sources, api.session_path.is_some()),
+        api,
+        limits: limits(sources),
+        store: store(sources, environment),
+        events: events(sources),
+        log: log(sources),
+    }
+}
+
 fn api(sources: &mut Sources, environment: &Environment) -> Api {
-    let sdk_id = sources.text("api.sdk_id").unwrap_or_default();
+    let sdk_id = sources.text("api.sdk_id", Shape::filled_text()).unwrap_or_default();
     if sdk_id.trim().is_empty() {
         sources
             .problem("api.sdk_id", "required: the SDK id that the Yoti Hub shows beside your key");
     }
     Api {
-        base_url: sources.parsed("api.base_url").unwrap_or_default(),
-        configuration_path: sources
-            .parsed("api.configuration_path")
-            .unwrap_or_else(SessionPath::configuration),
-        session_path: match sources.text("api.session_path") {
-            None => Some(SessionPath::session()),
-            Some(empty) if empty.is_empty() => None,
-            Some(_) => sources.parsed("api.session_path"),
-        },
+        base_url: sources.parsed("api.base_url", BaseUrl::default()),
+        configuration_path: sources.parsed("api.configuration_path", SessionPath::configuration()),
+        session_path: session_path(sources),
         sdk_id,
         timeout: duration(sources, "api.timeout", secs(10), MILLISECOND..=HOUR),
         connect_timeout: duration(sources, "api.connect_timeout", secs(5), MILLISECOND..=HOUR),
         max_response_size: response_size(sources),
-        ca_file: sources.text("api.ca_file").map(PathBuf::from),
+        ca_file: sources.text("api.ca_file", Shape::filled_text()).map(PathBuf::from),
         auth: auth::auth(sources, environment),
     }
 }
 
+/// Nothing if it is turned off, by an empty text.
+fn session_path(sources: &mut Sources) -> Option<SessionPath> {
+    let default = SessionPath::session();
+    let parse = |value: config::Value| {
+        let text = value.into_string().map_err(|_| "write a text".to_owned())?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        SessionPath::parse(&text).map(Some).map_err(|error| error.to_string())
+    };
+    sources.take("api.session_path", Shape::text().shown(&default), parse).unwrap_or(Some(default))
+}
+
 fn response_size(sources: &mut Sources) -> u64 {
-    let key = "api.max_response_size";
-    let size = sources.parsed::<bytesize::ByteSize>(key).unwrap_or(bytesize::ByteSize::mib(1));
-    if size < bytesize::ByteSize::kib(1) {
-        sources.problem(key, format!("{size} is out of range; write at least \"1KiB\""));
-    }
-    size.as_u64()
+    let least = bytesize::ByteSize::kib(1);
+    let shape = Shape::filled_text().default("1MiB").bounded("At least 1KiB.");
+    let parse = |value: config::Value| {
+        let text = value.into_string().map_err(|_| "write a text".to_owned())?;
+        match text.parse::<bytesize::ByteSize>()? {
+            size if size < least => Err(format!("{size} is out of range; write at least \"1KiB\"")),
+            size => Ok(size),
+        }
+    };
+    let size = sources.take("api.max_response_size", shape, parse);
+    size.unwrap_or(bytesize::ByteSize::mib(1)).as_u64()
 }
 
 fn sessions(sources: &mut Sources) -> directory::Settings {
     let key = "sessions.directories";
-    let directories = sources.take(key, |value| {
+    let default = ["/etc/ibvwatch/sessions.d"];
+    let directories = sources.take(key, Shape::list().default(default), |value| {
         let items = value.into_array().map_err(|_| "write a list of paths".to_owned())?;
         items
             .into_iter()
@@ -257,7 +287,7 @@ fn sessions(sources: &mut Sources) -> directory::Settings {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| "write a list of paths, each a text".to_owned())
     });
-    let directories = directories.unwrap_or_else(|| vec!["/etc/ibvwatch/sessions.d".into()]);
+    let directories = directories.unwrap_or_else(|| default.map(PathBuf::from).into());
     if directories.is_empty() {
         sources.problem(key, "is empty; name at least one directory");
     }
@@ -273,7 +303,7 @@ fn sessions(sources: &mut Sources) -> directory::Settings {
     }
 }
 
-fn policy(sources: &mut Sources) -> Policy {
+fn policy(sources: &mut Sources, confirm: bool) -> Policy {
     let default = Policy::default();
     let policy = Policy {
         interval: duration(sources, "poll.interval", default.interval, CADENCE),
@@ -291,9 +321,7 @@ fn policy(sources: &mut Sources) -> Policy {
             default.final_poll_before_expiry,
             MILLISECOND..=DAY,
         ),
-        stop_on_completed: sources
-            .flag("poll.stop_on_completed")
-            .unwrap_or(default.stop_on_completed),
+        stop_on_completed: sources.flag("poll.stop_on_completed", default.stop_on_completed),
         unknown_ttl: duration(
             sources,
             "poll.unknown_ttl",
@@ -314,7 +342,7 @@ fn policy(sources: &mut Sources) -> Policy {
             default.expiring_before,
             Duration::ZERO..=3_660 * DAY,
         ),
-        confirm: sources.text("api.session_path").is_none_or(|path| !path.is_empty()),
+        confirm,
     };
     if policy.backoff_max < policy.backoff_initial {
         sources
@@ -331,28 +359,12 @@ fn policy(sources: &mut Sources) -> Policy {
 }
 
 fn jitter(sources: &mut Sources, default: f64) -> f64 {
-    let key = "poll.jitter";
-    let number = |value: config::Value| value.into_float().map_err(|_| "write a number".to_owned());
-    let jitter = sources.take(key, number).unwrap_or(default);
-    if (0.0..1.0).contains(&jitter) {
-        jitter
-    } else {
-        sources.problem(key, format!("{jitter} is out of range; write at least 0 and less than 1"));
-        default
-    }
+    number(sources, "poll.jitter", default, 0.0..1.0, "at least 0 and less than 1")
 }
 
 fn limits(sources: &mut Sources) -> Limits {
-    let key = "poll.rate_limit";
-    let number = |value: config::Value| value.into_float().map_err(|_| "write a number".to_owned());
-    let mut rate = sources.take(key, number).unwrap_or(10.0);
-    if !(0.001..=1_000_000.0).contains(&rate) {
-        sources.problem(
-            key,
-            format!("{rate} is out of range; write requests per second, 0.001 to 1000000"),
-        );
-        rate = 10.0;
-    }
+    let words = "requests per second, 0.001 to 1000000";
+    let rate = number(sources, "poll.rate_limit", 10.0, 0.001..=1_000_000.0, words);
     let max_in_flight = integer(sources, "poll.max_in_flight", 8, 1..=10_000);
     Limits {
         rate,
@@ -362,45 +374,41 @@ fn limits(sources: &mut Sources) -> Limits {
 }
 
 fn store(sources: &mut Sources, environment: &Environment) -> Store {
-    if let Some(kind) = sources.text("store.kind")
-        && kind != "sqlite"
-    {
-        sources.problem("store.kind", format!("{kind:?} is unknown; write \"sqlite\""));
-    }
+    sources.choice("store.kind", [("sqlite", ())]);
     let state = environment.get("STATE_DIRECTORY").map_or("/var/lib/ibvwatch", String::as_str);
+    let path = Path::new(state).join("ibvwatch.db");
+    let shape = Shape::filled_text().default(&path);
     Store {
-        path: sources
-            .text("store.path")
-            .map_or_else(|| Path::new(state).join("ibvwatch.db"), PathBuf::from),
+        path: sources.text("store.path", shape).map_or(path, PathBuf::from),
         retention: duration(sources, "store.retention", 30 * DAY, secs(1)..=3_660 * DAY),
     }
 }
 
 fn events(sources: &mut Sources) -> Events {
-    let source = sources.text("events.source").unwrap_or_else(|| "ibvwatch".to_owned());
+    let default = "ibvwatch";
+    let source = sources.text("events.source", Shape::filled_text().default(default));
+    let source = source.unwrap_or_else(|| default.to_owned());
     if source.is_empty() {
         sources.problem("events.source", "is empty; CloudEvents need a source");
     }
-    Events { source, stdout: sources.flag("sinks.stdout.enabled").unwrap_or(true) }
+    Events { source, stdout: sources.flag("sinks.stdout.enabled", true) }
 }
 
 fn log(sources: &mut Sources) -> Log {
-    let key = "log.level";
-    let mut level = sources.text(key).unwrap_or_else(|| "info".to_owned());
-    if let Err(error) = level.parse::<tracing_subscriber::EnvFilter>() {
-        sources.problem(key, format!("{error}; write like \"info\" or \"warn,ibvwatch=debug\""));
-        "info".clone_into(&mut level);
-    }
-    let format = match sources.text("log.format").as_deref() {
-        None | Some("text") => LogFormat::Text,
-        Some("json") => LogFormat::Json,
-        Some(other) => {
-            let message = format!("{other:?} is unknown; write \"text\" or \"json\"");
-            sources.problem("log.format", message);
-            LogFormat::Text
+    let default = "info";
+    let parse = |value: config::Value| {
+        let level = value.into_string().map_err(|_| "write a text".to_owned())?;
+        match level.parse::<tracing_subscriber::EnvFilter>() {
+            Ok(_) => Ok(level),
+            Err(error) => Err(format!("{error}; write like \"info\" or \"warn,ibvwatch=debug\"")),
         }
     };
-    Log { level, format }
+    let level = sources.take("log.level", Shape::text().default(default), parse);
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    Log {
+        level: level.unwrap_or_else(|| default.to_owned()),
+        format: sources.choice("log.format", formats).unwrap_or(LogFormat::Text),
+    }
 }
 
 type Range = std::ops::RangeInclusive<Duration>;
@@ -423,10 +431,29 @@ fn duration(sources: &mut Sources, key: &'static str, default: Duration, range: 
         if range.contains(&duration) {
             return Ok(duration);
         }
-        let [least, most] = [range.start(), range.end()].map(|&d| humantime::format_duration(d));
+        let [least, most] = [range.start(), range.end()].map(|&bound| written(bound));
         Err(format!("{text} is out of range; write {least} to {most}"))
     };
-    sources.take(key, parse).unwrap_or(default)
+    let shape = Shape::duration(&range).default(written(default));
+    sources.take(key, shape, parse).unwrap_or(default)
+}
+
+fn number(
+    sources: &mut Sources,
+    key: &'static str,
+    default: f64,
+    range: impl RangeBounds<f64>,
+    words: &str,
+) -> f64 {
+    let parse = |value: config::Value| {
+        let number = value.into_float().map_err(|_| "write a number".to_owned())?;
+        if range.contains(&number) {
+            return Ok(number);
+        }
+        Err(format!("{number} is out of range; write {words}"))
+    };
+    let shape = Shape::number(&range).default(default);
+    sources.take(key, shape, parse).unwrap_or(default)
 }
 
 fn integer(
@@ -441,7 +468,8 @@ fn integer(
             .filter(|number| range.contains(number))
             .ok_or_else(|| format!("write a whole number, {} to {}", range.start(), range.end()))
     };
-    sources.take(key, parse).unwrap_or(default)
+    let shape = Shape::integer(&range).default(default);
+    sources.take(key, shape, parse).unwrap_or(default)
 }
 
 #[cfg(test)]

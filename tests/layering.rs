@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
     ("refresh", &[]),
+    ("schema", &["domain"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
         "app",
@@ -34,7 +35,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "yoti",
         ],
     ),
-    ("cli", &["app", "clock", "config", "directory", "domain", "refresh", "sim", "store", "yoti"]),
+    (
+        "cli",
+        &[
+            "app",
+            "clock",
+            "config",
+            "directory",
+            "domain",
+            "refresh",
+            "schema",
+            "sim",
+            "store",
+            "yoti",
+        ],
+    ),
 ];
 
 /// IO, clocks, randomness of its own, and the runtime.
