@@ -19,6 +19,7 @@ use crate::clock::{Clock, SteadyClock, SystemClock};
 use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
+use crate::http;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
@@ -58,6 +59,8 @@ pub enum AppError {
     Directory(directory::WatchError),
     #[error("standard output can't be used: {0}")]
     Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] http::ListenError),
     #[error("the {part} ended by itself{}", .error.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Died { part: &'static str, error: Option<JoinError> },
 }
@@ -108,6 +111,8 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         source: config.events.source.clone(),
     };
     let store = Arc::new(open_store(&config.store.path, context).await?);
+    let sources = http::Sources { store: Arc::clone(&store), clock: Arc::clone(&clock) };
+    let http = http::start(&config.http, sources).await?;
     let bucket = Arc::new(Bucket::new(config.limits, Arc::clone(&clock)));
     let (bucket, bucket_now) = watch::channel(bucket);
     let (max_in_flight, max_in_flight_now) = watch::channel(config.limits.max_in_flight);
@@ -159,6 +164,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         purge,
         poller,
         sinks,
+        http,
     };
     let ending = daemon.tend(control).await;
     if let Some(refresh) = refresh {
@@ -218,6 +224,7 @@ struct Daemon {
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
     sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
+    http: Option<http::Server>,
 }
 
 impl Daemon {
@@ -243,6 +250,9 @@ impl Daemon {
                         Ok(Err(error)) => AppError::Directory(error),
                         Err(error) => AppError::Died { part: "directory watch", error: Some(error) },
                     });
+                }
+                error = http_died(&mut self.http) => {
+                    return Err(AppError::Died { part: "HTTP server", error });
                 }
                 ended = &mut self.purge => {
                     return Err(match ended {
@@ -296,6 +306,7 @@ impl Daemon {
             policy: Policy { confirm: old.policy.confirm, ..new.policy.clone() },
             store: old.store.clone(),
             events: old.events.clone(),
+            http: old.http.clone(),
             ..new.clone()
         };
         self.policy.send_replace(Arc::new(in_force.policy.clone()));
@@ -310,6 +321,7 @@ impl Daemon {
             ("store", new.store != old.store),
             ("events", new.events.source != old.events.source),
             ("sinks", new.events.stdout != old.events.stdout),
+            ("http", new.http != old.http),
         ];
         self.config = in_force;
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
@@ -365,6 +377,10 @@ impl Daemon {
                 }
             }
         }
+        // Until here it has told that a stop is under way; from here on nothing is left to ask.
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         // The store's writer is waited for, but not longer than for anything else.
         let close = tokio::task::spawn_blocking(move || drop(self.store));
         if tokio::time::timeout_at(deadline, close).await.is_err() {
@@ -382,6 +398,13 @@ type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
 async fn first_to_end(sinks: &mut [JoinHandle<Result<(), DispatchError>>]) -> SinkEnd {
     match sinks.first_mut() {
         Some(sink) => sink.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn http_died(server: &mut Option<http::Server>) -> Option<JoinError> {
+    match server {
+        Some(server) => server.died().await,
         None => std::future::pending().await,
     }
 }
