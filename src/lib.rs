@@ -18,6 +18,7 @@ pub mod config;
 pub mod limiter;
 pub mod poller;
 pub mod refresh;
+pub mod status;
 
 pub mod http;
 

@@ -20,17 +20,23 @@ pub use self::host::{HostName, InvalidHostName, Settings};
 use self::server::Bounds;
 pub use self::server::{ListenError, Server};
 use crate::clock::Clock;
+use crate::status::Status;
 use crate::store::Store;
 
 /// What the answers are made from.
 pub struct Sources<S> {
     pub store: Arc<S>,
     pub clock: Arc<dyn Clock>,
+    pub status: Status,
 }
 
 impl<S> Clone for Sources<S> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), clock: Arc::clone(&self.clock) }
+        Self {
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            status: self.status.clone(),
+        }
     }
 }
 

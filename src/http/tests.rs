@@ -12,21 +12,32 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::clock::SystemClock;
 use crate::domain::Policy;
-use crate::store::{Context, MemoryStore};
+use crate::status;
+use crate::store::{Context, Gauges, MemoryStore};
 
 /// Longer than anything takes; reached only by a test that fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) fn store() -> Arc<MemoryStore> {
+/// What an empty daemon would show.
+pub(super) fn sources() -> Sources<MemoryStore> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let policy = watch::Sender::new(Arc::new(Policy::default())).subscribe();
-    Arc::new(MemoryStore::new(&Context { clock, policy, seed: 1, source: "ibvwatch".to_owned() }))
+    let (_, policy) = watch::channel(Arc::new(Policy::default()));
+    let context = Context { clock: Arc::clone(&clock), policy, seed: 1, source: "ibvwatch".into() };
+    let store = Arc::new(MemoryStore::new(&context));
+    let status = Status::new(status::Sources {
+        clock: Arc::clone(&clock),
+        store: Arc::clone(&store) as Arc<dyn Gauges>,
+        poller: watch::Sender::default().subscribe(),
+        directory: watch::Sender::default().subscribe(),
+        sinks: Vec::new(),
+        api: Box::new(status::Api::default),
+    });
+    Sources { store, clock, status }
 }
 
 async fn serve(bounds: Bounds, more: Router) -> (Server, SocketAddr) {
     let hosts = ["localhost", "127.0.0.1"].map(|host| host.parse().unwrap());
-    let sources = Sources { store: store(), clock: Arc::new(SystemClock) };
-    let router = more.merge(router(&hosts, sources));
+    let router = more.merge(router(&hosts, sources()));
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Server::start(any_port, router, bounds, CancellationToken::new()).await.unwrap()
 }
