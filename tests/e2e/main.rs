@@ -14,6 +14,7 @@ mod exactly_once;
 mod http;
 mod odd_answers;
 mod output;
+mod real_journald;
 mod refusals;
 mod secrets;
 mod session_files;
