@@ -45,15 +45,18 @@ impl Man {
 
 fn manual(command: &Command) -> clap_mangen::Man {
     clap_mangen::Man::new(command.clone())
-        .manual("ibvwatch")
-        .source(concat!("ibvwatch ", env!("CARGO_PKG_VERSION")))
+}
+
+/// Written here, since an empty date would make the version the date.
+fn title(name: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(".TH \"{name}\" 1 \"\" \"ibvwatch {version}\" \"ibvwatch manual\"\n")
 }
 
 /// One page about everything.
 fn whole(command: &Command) -> io::Result<Vec<u8>> {
     let man = manual(command);
-    let mut page = Vec::new();
-    man.render_title(&mut page)?;
+    let mut page = title("ibvwatch").into_bytes();
     for section in
         [clap_mangen::Man::render_name_section, clap_mangen::Man::render_synopsis_section]
     {
@@ -76,14 +79,14 @@ fn whole(command: &Command) -> io::Result<Vec<u8>> {
 /// The page about one command, and its file name.
 fn page(command: &Command) -> io::Result<(String, Vec<u8>)> {
     let man = manual(command);
-    let mut page = Vec::new();
-    man.render_title(&mut page)?;
+    let name = man.get_filename();
+    let mut page = title(name.trim_end_matches(".1")).into_bytes();
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     page.extend_from_slice(b".SH \"SEE ALSO\"\n.BR ibvwatch (1)\n");
-    Ok((man.get_filename(), page))
+    Ok((name, page))
 }
 
 /// A section without what stands before its text: a preamble, and its title.

@@ -44,10 +44,7 @@ pub(super) fn auth(sources: &mut Sources, environment: &Environment) -> Auth {
 /// other method is tried.
 fn method(sources: &mut Sources) -> AuthMethod {
     let token_url = sources.parsed("api.auth.token_url", TokenUrl::default());
-    let default = Scopes::default();
-    let listed: Vec<_> = default.to_string().split(' ').map(str::to_owned).collect();
-    let shape = Shape::list().default(listed);
-    let scopes = sources.take("api.auth.scopes", shape, scopes).unwrap_or(default);
+    let scopes = scopes(sources);
     let methods = [("signed_request", false), ("bearer", true)];
     if sources.choice("api.auth.method", methods).unwrap_or_default() {
         AuthMethod::Bearer { token_url, scopes }
@@ -56,15 +53,13 @@ fn method(sources: &mut Sources) -> AuthMethod {
     }
 }
 
-fn scopes(value: config::Value) -> Result<Scopes, String> {
-    let mistake = |_| "write a list of texts, like [\"idv:sessions\"]".to_owned();
-    let items = value.into_array().map_err(mistake)?;
-    let items: Vec<String> = items
-        .into_iter()
-        .map(config::Value::into_string)
-        .collect::<Result<_, _>>()
-        .map_err(mistake)?;
-    Scopes::new(items).map_err(|error| error.to_string())
+fn scopes(sources: &mut Sources) -> Scopes {
+    let default = Scopes::default();
+    let listed: Vec<_> = default.to_string().split(' ').map(str::to_owned).collect();
+    let shape = Shape::list().not_empty().default(listed);
+    let parse = |texts| Scopes::new(texts).map_err(|error| error.to_string());
+    let what = "texts, like [\"idv:sessions\"]";
+    sources.texts("api.auth.scopes", shape, what, parse).unwrap_or(default)
 }
 
 #[cfg(test)]

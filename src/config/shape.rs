@@ -41,7 +41,11 @@ impl Shape {
 
     pub(super) fn list() -> Self {
         let items = Value::Object(Self::filled_text().0);
-        Self::of("array").with("items", items).with("minItems", 1)
+        Self::of("array").with("items", items)
+    }
+
+    pub(super) fn not_empty(self) -> Self {
+        self.with("minItems", 1)
     }
 
     pub(super) fn flag() -> Self {
@@ -98,7 +102,7 @@ impl Shape {
 pub(super) fn written(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    match units.iter().find(|(unit, _)| millis % unit == 0 && millis >= *unit) {
+    match units.iter().find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", millis / unit),
         None if millis == 0 => "0s".to_owned(),
         None => format!("{millis}ms"),

@@ -16,7 +16,7 @@ pub type Environment = BTreeMap<String, String>;
 const PREFIX: &str = "IBVWATCH";
 const LEVEL: &str = "__";
 /// Keys that hold lists: in the environment their items are separated by commas.
-const LISTS: [&str; 2] = ["api.auth.scopes", "sessions.directories"];
+const LISTS: [&str; 3] = ["api.auth.scopes", "http.allowed_hosts", "sessions.directories"];
 
 /// Something wrong with the configuration: where it stands, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,6 +150,22 @@ impl Sources {
                 let words = words.map(|word| format!("{word:?}")).join(" or ");
                 format!("{text:?} is unknown; write {words}")
             })
+        })
+    }
+
+    /// A list of texts; `what` says of what, for whoever wrote something else.
+    pub(super) fn texts<T>(
+        &mut self,
+        key: &'static str,
+        shape: Shape,
+        what: &str,
+        parse: impl FnOnce(Vec<String>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.take(key, shape, |value| {
+            let mistake = |_| format!("write a list of {what}");
+            let items = value.into_array().map_err(mistake)?;
+            let texts = items.into_iter().map(|item| item.into_string().map_err(mistake));
+            parse(texts.collect::<Result<_, _>>()?)
         })
     }
 

@@ -143,7 +143,7 @@ pub struct Progress {
     pub required: u32,
     pub in_progress: u32,
     pub complete: u32,
-    /// Neither of these three.
+    /// In any other state.
     pub other: u32,
 }
 

@@ -4,9 +4,11 @@
 mod daemon;
 mod event;
 mod home;
+mod http;
 mod journal;
 mod oracle;
 mod proxy;
+mod schema;
 mod text;
 
 use std::time::Duration;
@@ -17,6 +19,7 @@ pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
 pub(crate) use journal::Journal;
 pub(crate) use oracle::{Deliveries, Truth};
 pub(crate) use proxy::Proxy;
+pub(crate) use schema::{judge, validator};
 pub(crate) use text::redacted;
 
 /// Far longer than anything takes on a busy machine; only a test that fails waits this long.
