@@ -6,7 +6,8 @@ use clap::Args;
 use super::failure::SUCCESS;
 use super::{ConfigFiles, Failure, runtime};
 use crate::domain::{EventKind, SessionId};
-use crate::store::sqlite::{EventFilter, Reader};
+use crate::store::EventFilter;
+use crate::store::sqlite::Reader;
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
@@ -41,25 +42,24 @@ impl Events {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
         let reader = Reader::open(&config.store.path)?;
-        let filter =
-            EventFilter { session: self.session, kind: self.kind.map(|k| k.as_str().to_owned()) };
+        let filter = EventFilter { session: self.session, kind: self.kind };
         let mut after = self.after;
         if !self.follow {
-            while print_page(&reader, &filter, &mut after)? {}
+            while print_page(&reader, filter, &mut after)? {}
             return Ok(SUCCESS);
         }
         runtime()?.block_on(async {
             let mut look = tokio::time::interval(LOOK_EVERY);
             loop {
                 look.tick().await;
-                while print_page(&reader, &filter, &mut after)? {}
+                while print_page(&reader, filter, &mut after)? {}
             }
         })
     }
 }
 
 /// Prints the next events; false when there were none.
-fn print_page(reader: &Reader, filter: &EventFilter, after: &mut u64) -> Result<bool, Failure> {
+fn print_page(reader: &Reader, filter: EventFilter, after: &mut u64) -> Result<bool, Failure> {
     let events = reader.events(*after, PAGE, filter)?;
     let mut out = std::io::stdout().lock();
     for event in &events {
