@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 fn kind(text: &str) -> Result<EventKind, String> {
     EventKind::parse(text).ok_or_else(|| {
-        let all = EventKind::ALL.map(|kind| kind.as_str().trim_start_matches("ibvwatch."));
+        let all = EventKind::ALL.map(EventKind::short_name);
         format!("there is no such type; there are {}", all.join(", "))
     })
 }
