@@ -22,3 +22,7 @@ pub mod app;
 pub mod cli;
 
 pub mod sim;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

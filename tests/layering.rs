@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
     ("refresh", &[]),
+    ("fuzzing", &["config", "directory", "domain", "yoti"]),
     (
         "app",
         &[
