@@ -99,8 +99,8 @@ async fn serve(stream: TlsStream<TcpStream>, requests: Arc<AtomicUsize>, once: b
             Ok::<_, Infallible>(http::Response::new(body))
         }
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service);
+    let connection =
+        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         // How it ends is the client's affair.
