@@ -437,13 +437,10 @@ impl Model {
         policy: &Policy,
     ) -> Obliged {
         let configured = matches!(observation, Observation::Configuration(_));
-        let said = state.unwrap_or(observation);
-        let word = match said {
-            Observation::Configuration(_) | Observation::NotFound(_) if configured => {
-                &Observation::Ongoing
-            }
-            said => said,
-        };
+        let mut word = state.unwrap_or(observation);
+        if configured && matches!(word, Observation::Configuration(_) | Observation::NotFound(_)) {
+            word = &Observation::Ongoing;
+        }
         let missing_since = self.missing_since.take();
         let mut end = None;
         let mut completed = false;

@@ -48,8 +48,7 @@ async fn every_hostile_answer_ends_in_time_with_the_right_word_and_in_flat_memor
     let location = format!("http://{}/", elsewhere.local_addr().expect("its address"));
     let (mut daemon, id) = watching(&mut home).await;
     let before = peak_memory(&daemon);
-    let mut failures = 0;
-    for (effect, kind, words) in [
+    let trials = [
         (Effect::Drip { bytes_per_second: 1 }, "unreachable", "within 1s"),
         (Effect::Hang, "unreachable", "within 1s"),
         (Effect::Reset, "unreachable", "broke before the answer was complete"),
@@ -61,9 +60,9 @@ async fn every_hostile_answer_ends_in_time_with_the_right_word_and_in_flat_memor
         (Effect::Html, "server_error", "the server failed"),
         (Effect::Redirect { location }, "malformed", "redirects to another address"),
         (Effect::WrongSession, "malformed", "is about another session"),
-    ] {
+    ];
+    for (failures, (effect, kind, words)) in (1..).zip(trials) {
         let fault = home.fault(Fault::new(effect.clone()).on(id));
-        failures += 1;
         let began = Instant::now();
         daemon.until(|events| told(events, "session.poll_failing", id) == failures).await;
         daemon.polls(&home, id, 2).await;

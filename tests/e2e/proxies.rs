@@ -76,9 +76,9 @@ async fn a_proxy_of_the_environment_is_told_the_host_and_sees_nothing_of_the_req
         let (mut client, _) = port.accept().await.expect("a connection");
         let asked = head(&mut client).await;
         client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("a client that listens");
-        let mut server = TcpStream::connect(beyond).await.expect("a server that listens");
+        let mut api = TcpStream::connect(beyond).await.expect("a server that listens");
         // It ends as either side likes.
-        let _ = copy_bidirectional(&mut client, &mut server).await;
+        let _ = copy_bidirectional(&mut client, &mut api).await;
         asked
     });
 
