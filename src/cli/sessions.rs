@@ -4,7 +4,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::failure::SUCCESS;
-use super::table::{Cell, DIM, RED, Table, phase_style, terminal_width};
+use super::table::{Cell, DIM, RED, Table, phase_style, printable_json, terminal_width};
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Phase, PhaseName, Progress, Session, Timestamp};
@@ -40,8 +40,8 @@ impl Sessions {
         let mut out = anstream::stdout().lock();
         if self.json {
             let views: Vec<_> = sessions.iter().map(|s| SessionView::of(s, now)).collect();
-            serde_json::to_writer(&mut out, &views).map_err(std::io::Error::from)?;
-            writeln!(out)?;
+            let json = serde_json::to_string(&views).map_err(std::io::Error::from)?;
+            writeln!(out, "{}", printable_json(json))?;
             return Ok(SUCCESS);
         }
         let mut table = Table::new(&[

@@ -4,7 +4,9 @@ use clap::Args;
 
 use super::failure::SUCCESS;
 use super::sessions::progress;
-use super::table::{BOLD, Cell, DIM, RED, Table, phase_style, state_style, terminal_width};
+use super::table::{
+    BOLD, Cell, DIM, RED, Table, phase_style, printable_json, state_style, terminal_width,
+};
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Record, Session, SessionId, Timestamp};
@@ -57,7 +59,7 @@ impl Show {
                 "session": SessionView::of(&session, now),
                 "events": timeline,
             });
-            writeln!(out, "{view}")?;
+            writeln!(out, "{}", printable_json(view.to_string()))?;
         } else {
             write(&mut out, &session, &timeline, now)?;
         }

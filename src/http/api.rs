@@ -34,7 +34,7 @@ pub(super) fn routes<S: Store>() -> Router<Arc<Site<S>>> {
 }
 
 #[derive(Debug, Serialize)]
-struct Sessions<'a> {
+struct SessionList<'a> {
     sessions: Vec<SessionView<'a>>,
     next_after: Option<SessionId>,
 }
@@ -53,7 +53,7 @@ async fn sessions<S: Store>(
     let _look = site.look().await;
     let page = site.store.find_sessions(&query).await?;
     let now = site.clock.now().wall;
-    Ok(json(&Sessions {
+    Ok(json(&SessionList {
         sessions: page.sessions.iter().map(|session| SessionView::of(session, now)).collect(),
         next_after: page.next,
     }))
@@ -76,7 +76,7 @@ async fn session<S: Store>(
 }
 
 #[derive(Debug, Serialize)]
-struct Events {
+struct EventList {
     events: Vec<Record>,
     /// As it stands in an event: 20 digits.
     next_after: Option<String>,
@@ -108,7 +108,7 @@ async fn events<S: Store>(
     let page = site.store.find_events(EventQuery { from, limit, filter }).await?;
     let last = page.events.last().map_or(last, |event| last.max(event.sequence));
     let digits = |sequence: u64| format!("{sequence:020}");
-    Ok(json(&Events {
+    Ok(json(&EventList {
         events: page.events,
         next_after: page.next.map(digits),
         last_sequence: digits(last),
