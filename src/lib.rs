@@ -20,6 +20,7 @@ pub mod poller;
 pub mod refresh;
 pub mod schema;
 pub mod status;
+pub mod view;
 
 pub mod http;
 
@@ -27,3 +28,7 @@ pub mod app;
 pub mod cli;
 
 pub mod sim;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

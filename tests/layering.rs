@@ -13,12 +13,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["clock", "domain"]),
     ("sinks", &["clock", "domain", "store"]),
     ("sim", &["clock", "domain"]),
-    ("http", &["clock", "domain", "status", "store"]),
+    ("http", &["clock", "domain", "status", "store", "view"]),
     ("config", &["clock", "directory", "domain", "http", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
     ("refresh", &[]),
     ("schema", &["domain"]),
+    ("fuzzing", &["config", "directory", "domain", "yoti"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
         "app",
@@ -37,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "yoti",
         ],
     ),
+    ("view", &["domain"]),
     (
         "cli",
         &[
@@ -49,6 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "schema",
             "sim",
             "store",
+            "view",
             "yoti",
         ],
     ),

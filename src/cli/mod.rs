@@ -9,6 +9,7 @@ mod logging;
 mod man;
 mod plan;
 mod poll;
+mod privacy;
 mod run;
 mod schema;
 mod sessions;
@@ -16,7 +17,6 @@ mod show;
 mod simulate;
 mod table;
 mod track;
-mod view;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -105,6 +105,7 @@ fn environment() -> Environment {
 /// # Errors
 /// The command failed; see [`Failure::report`].
 pub fn execute(arguments: Arguments) -> Result<i32, Failure> {
+    privacy::forbid_core_dumps()?;
     match arguments.command {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),

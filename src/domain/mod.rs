@@ -19,6 +19,7 @@ mod resource;
 mod schedule;
 mod session;
 mod time;
+mod visible;
 
 pub use admission::{Admission, Admitted, Answer};
 pub use breaker::{Breaker, Cause, Gate, Turn};
@@ -33,5 +34,6 @@ pub use policy::Policy;
 pub use queue::{DueQueue, Wake};
 pub use resource::{Listed, Progress, Resource, ResourceKey, ResourceState};
 pub use schedule::{Backoff, Urgency, jittered};
-pub use session::{Entry, Exchange, Phase, Schedule, Session, Transition};
+pub use session::{Entry, Exchange, Phase, PhaseName, Schedule, Session, Transition};
 pub use time::{DURATION_PATTERN, InvalidTimestamp, Now, Step, Timestamp};
+pub use visible::{Visible, is_visible};
