@@ -20,6 +20,7 @@ use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
 use crate::limiter::Bucket;
+use crate::metrics::Metrics;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
 use crate::sinks::{self, DispatchError, Sink, Stdout, dispatch};
@@ -102,11 +103,13 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         .map_err(|error| AppError::Unusable(error.to_string()))?;
     let api = Arc::new(api);
     let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
+    let metrics = Metrics::new();
     let context = Context {
         clock: Arc::clone(&clock),
         policy: policy_now.clone(),
         seed: rand::random(),
         source: config.events.source.clone(),
+        metrics: metrics.writes.clone(),
     };
     let store = Arc::new(open_store(&config.store.path, context).await?);
     let bucket = Arc::new(Bucket::new(config.limits, Arc::clone(&clock)));
@@ -126,6 +129,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         settings,
         rand::random(),
         poller_report,
+        metrics.polls.clone(),
     );
     let mut sinks = Vec::new();
     let mut sinks_reported = Vec::new();

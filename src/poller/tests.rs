@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::TokioClock;
 use crate::config::Limits;
 use crate::domain::{Entry, Labels, Listed, Problem, Record, SessionId, Snapshot, Timestamp};
+use crate::metrics::Writes;
 use crate::store::{Context, Gauges, MemoryStore};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,6 +87,7 @@ impl World {
             policy: policy.clone(),
             seed: 1,
             source: "test".to_owned(),
+            metrics: Writes::default(),
         }));
         let state = State {
             answer: good(),
@@ -110,6 +112,7 @@ impl World {
             settings,
             2,
             report,
+            Polls::default(),
         );
         let stop = CancellationToken::new();
         let time = {

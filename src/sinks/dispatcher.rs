@@ -26,6 +26,8 @@ pub struct Report {
     pub oldest: Option<Timestamp>,
     /// Since when delivery fails, and how it failed last.
     pub failing: Option<(Timestamp, String)>,
+    /// How often delivery has failed.
+    pub failures: u64,
 }
 
 /// Events read at once: enough that one write of the cursor serves many events, few enough
@@ -68,6 +70,7 @@ pub async fn dispatch<S: Store, K: Sink>(
                         let since = report.failing.take().map(|(since, _)| since);
                         let since = since.unwrap_or_else(|| clock.now().wall);
                         report.failing = Some((since, message.clone()));
+                        report.failures += 1;
                     });
                     if retry == RETRY_FIRST {
                         warn!(sink = name, "events can't be delivered, trying again: {message}");

@@ -24,6 +24,7 @@ use crate::domain::{
     Census, EndReason, Entry, Exchange, Labels, Listed, Now, Observation, Phase, Policy, Record,
     Session, SessionId, Snapshot, Timestamp, Transition,
 };
+use crate::metrics::Writes;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -195,6 +196,7 @@ fn context(clock: &Arc<ManualClock>, policy: &watch::Sender<Arc<Policy>>) -> Con
         policy: policy.subscribe(),
         seed: 1,
         source: "ibvwatch".to_owned(),
+        metrics: Writes::default(),
     }
 }
 
