@@ -23,7 +23,7 @@ use crate::limiter::Bucket;
 use crate::metrics::Metrics;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
-use crate::sinks::{self, DispatchError, Sink, Stdout, dispatch};
+use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
 use crate::status::{self, Stage, Status};
 use crate::store::{Context, Gauges, SqliteStore, Store, StoreError};
 use crate::yoti;
@@ -131,17 +131,15 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         poller_report,
         metrics.polls.clone(),
     );
+    let flush = CancellationToken::new();
     let mut sinks = Vec::new();
     let mut sinks_reported = Vec::new();
-    let flush = CancellationToken::new();
     if config.events.stdout {
-        let stdout = Stdout::new().map_err(AppError::Output)?;
-        let (report, reported) = watch::channel(sinks::Report::default());
-        sinks_reported.push((stdout.name(), reported));
-        let clock = Arc::clone(&clock);
-        let dispatch = dispatch(Arc::clone(&store), stdout, clock, report, flush.clone());
-        sinks.push(tokio::spawn(dispatch));
+        let (name, reported, sink) = standard_output(&store, &clock, &flush)?;
+        sinks.push(sink);
+        sinks_reported.push((name, reported));
     }
+    let sink_names = sinks_reported.iter().map(|(name, _)| *name).collect();
     let directory_report = watch::Sender::default();
     let status = Status::new(status::Sources {
         clock: Arc::clone(&clock),
@@ -163,10 +161,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.keep_time().await })
     };
-    let purge = {
-        let sinks: &[&str] = if config.events.stdout { &["stdout"] } else { &[] };
-        tokio::spawn(purge(Arc::clone(&store), config.store.retention, sinks))
-    };
+    let purge = tokio::spawn(purge(Arc::clone(&store), config.store.retention, sink_names));
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
@@ -199,6 +194,23 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     daemon.stop(&stop_polls, &flush, ending).await
 }
 
+/// The sink that standard output is: the journal has a protocol of its own.
+fn standard_output(
+    store: &Arc<SqliteStore>,
+    clock: &Arc<dyn Clock>,
+    flush: &CancellationToken,
+) -> Result<(&'static str, watch::Receiver<sinks::Report>, Dispatching), AppError> {
+    let (store, clock, flush) = (Arc::clone(store), Arc::clone(clock), flush.clone());
+    let (report, reported) = watch::channel(sinks::Report::default());
+    if Journald::is_standard_output() {
+        let sink = dispatch(store, Journald::new(), clock, report, flush);
+        return Ok((Journald::NAME, reported, tokio::spawn(sink)));
+    }
+    let stdout = Stdout::new().map_err(AppError::Output)?;
+    let sink = dispatch(store, stdout, clock, report, flush);
+    Ok((Stdout::NAME, reported, tokio::spawn(sink)))
+}
+
 /// Without it, commands show poll times that are old, which is no reason not to run.
 fn refresh_on_request(database: &Path, store: &Arc<SqliteStore>) -> Option<JoinHandle<()>> {
     let listener = refresh::listen(database)
@@ -227,12 +239,12 @@ async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppErr
 async fn purge(
     store: Arc<SqliteStore>,
     retention: Duration,
-    sinks: &'static [&'static str],
+    sinks: Vec<&'static str>,
 ) -> Result<Infallible, StoreError> {
     let mut hourly = tokio::time::interval(PURGE_EVERY);
     loop {
         hourly.tick().await;
-        store.purge(retention, sinks).await?;
+        store.purge(retention, &sinks).await?;
     }
 }
 
@@ -249,7 +261,7 @@ struct Daemon {
     time: JoinHandle<Result<Infallible, StoreError>>,
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
-    sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
+    sinks: Vec<Dispatching>,
 }
 
 impl Daemon {
@@ -413,9 +425,11 @@ impl Daemon {
 
 type Watching = JoinHandle<Result<Infallible, directory::WatchError>>;
 
+type Dispatching = JoinHandle<Result<(), DispatchError>>;
+
 type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
 
-async fn first_to_end(sinks: &mut [JoinHandle<Result<(), DispatchError>>]) -> SinkEnd {
+async fn first_to_end(sinks: &mut [Dispatching]) -> SinkEnd {
     match sinks.first_mut() {
         Some(sink) => sink.await,
         None => std::future::pending().await,

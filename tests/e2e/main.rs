@@ -13,6 +13,7 @@ mod durability;
 mod exactly_once;
 mod odd_answers;
 mod output;
+mod real_journald;
 mod refusals;
 mod secrets;
 mod session_files;
