@@ -5,7 +5,7 @@
 //! an error, since no part ends by itself.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ impl From<PollerError> for AppError {
 const POLLS_WITHIN: Duration = Duration::from_secs(6);
 /// ... and everything is over after this long, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_millis(9_500);
+/// For tests: while the file that this environment variable names is there, no poll is begun.
+const HOLD_POLLS: &str = "IBVWATCH_TEST_HOLD_POLLS";
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
 /// Changes of the wanted set that may wait for the store; the directory waits beyond that.
 const DELTAS_WAITING: usize = 4;
@@ -119,6 +121,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         policy: policy_now,
         bucket: bucket_now,
         max_in_flight: max_in_flight_now,
+        hold: std::env::var_os(HOLD_POLLS).map(PathBuf::from),
     };
     let poller_report = watch::Sender::default();
     let poller_reported = poller_report.subscribe();

@@ -5,6 +5,7 @@
 //! session (which the store's lease sees to), and none but a probe while the breaker is open.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub struct Settings {
     /// The request budget.
     pub bucket: watch::Receiver<Arc<Bucket>>,
     pub max_in_flight: watch::Receiver<usize>,
+    /// The loop stands still while there is a file here: for tests of what that leads to.
+    pub hold: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +88,9 @@ pub enum PollerError {
 
 /// The machine may be suspended in the middle of any sleep, and limits be changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether a test still holds the loop.
+const HELD_FOR: Duration = Duration::from_millis(20);
 
 type UnderWay = JoinSet<Result<(), PollerError>>;
 
@@ -136,6 +142,9 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         loop {
             while let Some(done) = under_way.try_join_next() {
                 done??;
+            }
+            while this.settings.hold.as_ref().is_some_and(|path| path.exists()) {
+                tokio::time::sleep(HELD_FOR).await;
             }
             this.beat(under_way.len());
             if under_way.len() >= *this.settings.max_in_flight.borrow() {

@@ -103,6 +103,7 @@ impl World {
             policy,
             bucket: watch::Sender::new(bucket).subscribe(),
             max_in_flight: watch::Sender::new(limits.max_in_flight).subscribe(),
+            hold: None,
         };
         let (report, reported) = watch::channel(Report::default());
         let poller = Poller::new(

@@ -114,6 +114,7 @@ async fn the_poller_asks_once_at_a_time_within_its_budget_and_only_probes_in_an_
         policy: policy.subscribe(),
         bucket: bucket.subscribe(),
         max_in_flight: max_in_flight.subscribe(),
+        hold: None,
     };
     let poller = Poller::new(
         Arc::clone(&store),
