@@ -19,6 +19,7 @@ use crate::clock::{Clock, SteadyClock, SystemClock};
 use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
+use crate::http;
 use crate::limiter::Bucket;
 use crate::metrics::Metrics;
 use crate::poller::{self, Poller, PollerError};
@@ -60,6 +61,8 @@ pub enum AppError {
     Directory(directory::WatchError),
     #[error("standard output can't be used: {0}")]
     Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] http::ListenError),
     #[error("the {part} ended by itself{}", .error.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Died { part: &'static str, error: Option<JoinError> },
 }
@@ -150,14 +153,14 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         poller: poller_reported,
         directory: directory_report.subscribe(),
         sinks: sinks_reported,
-        api: Box::new({
-            let api = Arc::clone(&api);
-            move || status::Api {
-                token_expires_in: api.token_expires_in(),
-                server_ahead_seconds: api.server_ahead_seconds(),
-            }
-        }),
+        api: told_by(&api),
     });
+    let sources = http::Sources {
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        status: status.clone(),
+    };
+    let http = http::start(&config.http, sources).await?;
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
@@ -187,6 +190,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         purge,
         poller,
         sinks,
+        http,
     };
     let ending = daemon.tend(control).await;
     if let Some(refresh) = refresh {
@@ -212,6 +216,15 @@ fn standard_output(
     let stdout = Stdout::new().map_err(AppError::Output)?;
     let sink = dispatch(store, stdout, clock, report, flush);
     Ok((Stdout::NAME, reported, tokio::spawn(sink)))
+}
+
+/// What the client knows of the API, whenever it is asked.
+fn told_by(api: &Arc<yoti::Client>) -> Box<dyn Fn() -> status::Api + Send + Sync> {
+    let api = Arc::clone(api);
+    Box::new(move || status::Api {
+        token_expires_in: api.token_expires_in(),
+        server_ahead_seconds: api.server_ahead_seconds(),
+    })
 }
 
 /// Without it, commands show poll times that are old, which is no reason not to run.
@@ -265,6 +278,7 @@ struct Daemon {
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
     sinks: Vec<Dispatching>,
+    http: Option<http::Server>,
 }
 
 impl Daemon {
@@ -290,6 +304,9 @@ impl Daemon {
                         Ok(Err(error)) => AppError::Directory(error),
                         Err(error) => AppError::Died { part: "directory watch", error: Some(error) },
                     });
+                }
+                error = http_died(&mut self.http) => {
+                    return Err(AppError::Died { part: "HTTP server", error });
                 }
                 ended = &mut self.purge => {
                     return Err(match ended {
@@ -346,6 +363,7 @@ impl Daemon {
             policy: Policy { confirm: old.policy.confirm, ..new.policy.clone() },
             store: old.store.clone(),
             events: old.events.clone(),
+            http: old.http.clone(),
             ..new.clone()
         };
         self.policy.send_replace(Arc::new(in_force.policy.clone()));
@@ -360,6 +378,7 @@ impl Daemon {
             ("store", new.store != old.store),
             ("events", new.events.source != old.events.source),
             ("sinks", new.events.stdout != old.events.stdout),
+            ("http", new.http != old.http),
         ];
         self.config = in_force;
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
@@ -416,6 +435,10 @@ impl Daemon {
                 }
             }
         }
+        // Until here it has told that a stop is under way; from here on nothing is left to ask.
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         // The store's writer is waited for, but not longer than for anything else.
         let close = tokio::task::spawn_blocking(move || drop(self.store));
         if tokio::time::timeout_at(deadline, close).await.is_err() {
@@ -435,6 +458,13 @@ type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
 async fn first_to_end(sinks: &mut [Dispatching]) -> SinkEnd {
     match sinks.first_mut() {
         Some(sink) => sink.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn http_died(server: &mut Option<http::Server>) -> Option<JoinError> {
+    match server {
+        Some(server) => server.died().await,
         None => std::future::pending().await,
     }
 }

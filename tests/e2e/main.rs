@@ -11,6 +11,7 @@ mod common;
 mod demo;
 mod durability;
 mod exactly_once;
+mod http;
 mod odd_answers;
 mod output;
 mod real_journald;

@@ -4,6 +4,7 @@
 mod daemon;
 mod event;
 mod home;
+mod http;
 mod journal;
 mod oracle;
 mod proxy;
