@@ -21,7 +21,7 @@ use crate::directory;
 use crate::domain::Policy;
 use crate::http;
 use crate::limiter::Bucket;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Process};
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
 use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
@@ -101,6 +101,7 @@ const DELTAS_WAITING: usize = 4;
 /// See [`AppError`].
 pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(SystemClock));
+    let started = clock.now().wall;
     // Signatures carry the true time at once, whenever the others take over a step.
     let api = config
         .api
@@ -159,6 +160,8 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
         status: status.clone(),
+        metrics,
+        process: Process::started_at(started),
     };
     let http = http::start(&config.http, sources).await?;
     let stop_polls = CancellationToken::new();

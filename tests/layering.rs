@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["clock", "domain", "metrics"]),
     ("sinks", &["clock", "domain", "store"]),
     ("sim", &["clock", "domain"]),
-    ("http", &["clock", "domain", "status", "store"]),
+    ("http", &["clock", "domain", "metrics", "status", "store"]),
     ("config", &["clock", "directory", "domain", "http", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "metrics", "store", "yoti"]),

@@ -11,10 +11,7 @@ use http::StatusCode;
 use crate::status::{Stage, Status};
 
 pub(super) fn router(status: Status) -> Router {
-    Router::new()
-        .route("/healthz", get(health))
-        .route("/readyz", get(readiness))
-        .with_state(status)
+    Router::new().route("/healthz", get(health)).route("/readyz", get(readiness)).with_state(status)
 }
 
 /// 503 means that a restart is the remedy.
@@ -41,5 +38,7 @@ async fn readiness(State(status): State<Status>) -> (StatusCode, String) {
 
 fn stuck(status: &Status) -> String {
     let seconds = status.silence().as_secs();
-    format!("stuck: the poll loop has stood still for {seconds} s, so no session is polled; restart ibvwatch\n")
+    format!(
+        "stuck: the poll loop has stood still for {seconds} s, so no session is polled; restart ibvwatch\n"
+    )
 }

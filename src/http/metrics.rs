@@ -36,10 +36,11 @@ async fn show(State(figures): State<Arc<Figures>>, headers: HeaderMap) -> Respon
         Ok(Ok(text)) => {
             ([(CONTENT_TYPE, format.content_type()), (VARY, ACCEPT.as_str())], text).into_response()
         }
-        Ok(Err(_)) | Err(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "the figures could not be put together; the log says why\n")
-                .into_response()
-        }
+        Ok(Err(_)) | Err(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the figures could not be put together; the log says why\n",
+        )
+            .into_response(),
     }
 }
 

@@ -5,7 +5,9 @@
 //! store in short slices, so that nobody who looks can hold up a poll.
 
 mod guard;
+mod health;
 mod host;
+mod metrics;
 mod server;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ pub use self::host::{HostName, InvalidHostName, Settings};
 use self::server::Bounds;
 pub use self::server::{ListenError, Server};
 use crate::clock::Clock;
+use crate::metrics::{Metrics, Process};
 use crate::status::Status;
 use crate::store::Store;
 
@@ -28,6 +31,8 @@ pub struct Sources<S> {
     pub store: Arc<S>,
     pub clock: Arc<dyn Clock>,
     pub status: Status,
+    pub metrics: Metrics,
+    pub process: Process,
 }
 
 impl<S> Clone for Sources<S> {
@@ -36,6 +41,8 @@ impl<S> Clone for Sources<S> {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             status: self.status.clone(),
+            metrics: self.metrics.clone(),
+            process: self.process,
         }
     }
 }
@@ -63,9 +70,12 @@ pub async fn start<S: Store>(
 
 fn router<S: Store>(allowed_hosts: &[HostName], sources: Sources<S>) -> Router {
     let hosts: Arc<[HostName]> = allowed_hosts.into();
+    let Sources { status, metrics, process, .. } = sources.clone();
     Router::new()
         .fallback(nothing_here)
         .with_state(sources)
+        .merge(health::router(status.clone()))
+        .merge(metrics::router(metrics, process, status))
         .layer(middleware::from_fn_with_state(hosts, guard::admit))
         .layer(middleware::map_response(guard::harden))
 }

@@ -28,23 +28,29 @@ fn sessions(registry: &mut Registry, condition: &Condition) {
     registry.register(
         "sessions",
         "Sessions known, by phase",
-        by("phase", [
-            ("pending", census.pending),
-            ("quiet", census.quiet),
-            ("active", census.active),
-            ("failing", census.failing),
-            ("ended", census.ended),
-        ]),
+        by(
+            "phase",
+            [
+                ("pending", census.pending),
+                ("quiet", census.quiet),
+                ("active", census.active),
+                ("failing", census.failing),
+                ("ended", census.ended),
+            ],
+        ),
     );
     registry.register(
         "resources",
         "Required resources of sessions that have not ended, by state",
-        by("state", [
-            ("required", census.required),
-            ("in_progress", census.in_progress),
-            ("complete", census.complete),
-            ("other", census.other),
-        ]),
+        by(
+            "state",
+            [
+                ("required", census.required),
+                ("in_progress", census.in_progress),
+                ("complete", census.complete),
+                ("other", census.other),
+            ],
+        ),
     );
 }
 
