@@ -102,12 +102,7 @@ const DELTAS_WAITING: usize = 4;
 pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(SystemClock));
     let started = clock.now().wall;
-    // Signatures carry the true time at once, whenever the others take over a step.
-    let api = config
-        .api
-        .client(Arc::new(SystemClock))
-        .map_err(|error| AppError::Unusable(error.to_string()))?;
-    let api = Arc::new(api);
+    let api = client(&config.api)?;
     let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
     let metrics = Metrics::new();
     let context = Context {
@@ -202,6 +197,12 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         let _ = refresh.await;
     }
     daemon.stop(&stop_polls, &flush, ending).await
+}
+
+fn client(api: &Api) -> Result<Arc<yoti::Client>, AppError> {
+    // Signatures carry the true time at once, whenever others take over a step.
+    let client = api.client(Arc::new(SystemClock));
+    client.map(Arc::new).map_err(|error| AppError::Unusable(error.to_string()))
 }
 
 /// The sink that standard output is: the journal has a protocol of its own.

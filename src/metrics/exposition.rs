@@ -1,6 +1,6 @@
 //! The text forms that Prometheus reads.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
@@ -54,13 +54,13 @@ pub fn expose(registries: &[&Registry], format: Format) -> Result<String, fmt::E
             encode_eof(&mut text)?;
             Ok(text)
         }
-        Format::Text => Ok(classic(&text)),
+        Format::Text => classic(&text),
     }
 }
 
 /// The samples are the same. The older form calls a family what its samples are called, knows
 /// fewer types, and has neither units nor an end.
-fn classic(open_metrics: &str) -> String {
+fn classic(open_metrics: &str) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = "";
     for line in open_metrics.lines() {
@@ -74,17 +74,14 @@ fn classic(open_metrics: &str) -> String {
                     "unknown" => ("", "untyped"),
                     kind => ("", kind),
                 };
-                text.push_str(&format!("# HELP {family}{suffix} {help}\n"));
-                text.push_str(&format!("# TYPE {family}{suffix} {kind}\n"));
+                writeln!(text, "# HELP {family}{suffix} {help}")?;
+                writeln!(text, "# TYPE {family}{suffix} {kind}")?;
             }
             (Some("#"), ..) => {}
-            _ => {
-                text.push_str(line);
-                text.push('\n');
-            }
+            _ => writeln!(text, "{line}")?,
         }
     }
-    text
+    Ok(text)
 }
 
 #[cfg(test)]

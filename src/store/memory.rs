@@ -63,7 +63,9 @@ impl Journal for MemoryJournal {
         let events = write.events();
         let answer = log.apply(write, &self.source);
         if answer.is_ok() {
-            events.into_iter().for_each(|kind| self.metrics.event(kind));
+            for kind in events {
+                self.metrics.event(kind);
+            }
         }
         self.committed.send_if_modified(|committed| {
             let grown = log.last > *committed;

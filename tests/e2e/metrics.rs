@@ -74,6 +74,10 @@ impl Figures {
         matching.next().unwrap_or_else(|| panic!("no {series} in\n{}", self.0)).1
     }
 
+    fn shows(&self, series: &str, value: f64) -> bool {
+        (self.value(series) - value).abs() < f64::EPSILON
+    }
+
     fn families(&self) -> BTreeMap<String, Family> {
         let mut families: BTreeMap<String, Family> = BTreeMap::new();
         for line in self.0.lines() {
@@ -192,8 +196,8 @@ async fn open_metrics_is_what_it_says() {
 async fn the_figures_say_what_has_happened() {
     let (home, daemon, site) = busy().await;
     let figures = Figures::until(&site, |figures| {
-        figures.value("ibvwatch_sink_undelivered_events{sink=\"stdout\"}") == 0.0
-            && figures.value("ibvwatch_directory_problems") == 1.0
+        figures.shows("ibvwatch_sink_undelivered_events{sink=\"stdout\"}", 0.0)
+            && figures.shows("ibvwatch_directory_problems", 1.0)
             && figures.value("ibvwatch_polls_total{outcome=\"ok\"}") >= 3.0
     })
     .await;
@@ -212,14 +216,14 @@ async fn the_figures_say_what_has_happened() {
         ("ibvwatch_store_write_failing", 0.0),
     ];
     for (series, value) in expected {
-        assert!((figures.value(series) - value).abs() < f64::EPSILON, "{series} in {}", figures.0);
+        assert!(figures.shows(series, value), "{series} in {}", figures.0);
     }
     let polls = figures.value("ibvwatch_poll_duration_seconds_count");
     assert!(figures.value("ibvwatch_poll_lateness_seconds_count") >= polls);
     assert!(figures.value("ibvwatch_store_commit_duration_seconds_count") >= 3.0);
     let on_disk = |name: &str| std::fs::metadata(home.path(name)).expect("a file").len();
-    let size = on_disk("ibvwatch.db") + on_disk("ibvwatch.db-wal");
-    assert_eq!(format!("{size}"), format!("{}", figures.value("ibvwatch_store_size_bytes")));
+    let bytes = on_disk("ibvwatch.db") + on_disk("ibvwatch.db-wal");
+    assert_eq!(format!("{bytes}"), format!("{}", figures.value("ibvwatch_store_size_bytes")));
     let now = SystemClock.now().wall.as_seconds();
     let expiry = figures.value("ibvwatch_token_expiry_timestamp_seconds");
     assert!((now..now + 86_400.0).contains(&expiry), "{expiry} at {now}");
@@ -233,8 +237,8 @@ async fn the_figures_say_what_has_happened() {
     }
     home.remove("bad.json");
     Figures::until(&site, |figures| {
-        figures.value("ibvwatch_directory_problems") == 0.0
-            && figures.value("ibvwatch_directory_errors_total") == 1.0
+        figures.shows("ibvwatch_directory_problems", 0.0)
+            && figures.shows("ibvwatch_directory_errors_total", 1.0)
             && figures.0.contains("ibvwatch_directory_last_good_scan_timestamp_seconds ")
     })
     .await;
@@ -255,10 +259,9 @@ async fn whatever_the_api_says_no_series_is_added() {
         home.set_state(id, 0, &state).expect("a resource that is there");
         daemon.polls(&home, id, 2).await;
     }
-    let after = Figures::until(&site, |figures| {
-        figures.value("ibvwatch_resources{state=\"other\"}") == 1.0
-    })
-    .await;
+    let after =
+        Figures::until(&site, |figures| figures.shows("ibvwatch_resources{state=\"other\"}", 1.0))
+            .await;
     assert_eq!(before.series(), after.series());
     for status in [400, 418, 500, 599] {
         let body = format!("{{\"code\": \"CODE_{status}\", \"message\": \"no\"}}");

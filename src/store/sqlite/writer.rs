@@ -144,8 +144,9 @@ impl Writer {
             match self.persist(&group, control) {
                 Ok((answers, last_sequence)) => {
                     self.metrics.committed(began.elapsed());
-                    let events = group.iter().flat_map(|command| command.write.events());
-                    events.for_each(|kind| self.metrics.event(kind));
+                    for kind in group.iter().flat_map(|command| command.write.events()) {
+                        self.metrics.event(kind);
+                    }
                     control.size.store(file::size(&self.path), Ordering::Relaxed);
                     self.publish(last_sequence);
                     for (command, answer) in group.into_iter().zip(answers) {
