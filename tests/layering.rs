@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "metrics", "store", "yoti"]),
     ("refresh", &[]),
+    ("fuzzing", &["config", "directory", "domain", "yoti"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
         "app",
