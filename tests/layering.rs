@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["clock", "domain", "metrics"]),
     ("sinks", &["clock", "domain", "store"]),
     ("sim", &["clock", "domain"]),
-    ("http", &["clock", "domain", "metrics", "status", "store"]),
+    ("http", &["clock", "domain", "metrics", "status", "store", "view"]),
     ("config", &["clock", "directory", "domain", "http", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "metrics", "store", "yoti"]),
@@ -39,7 +39,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "yoti",
         ],
     ),
-    ("cli", &["app", "clock", "config", "directory", "domain", "refresh", "sim", "store", "yoti"]),
+    ("view", &["domain"]),
+    (
+        "cli",
+        &[
+            "app",
+            "clock",
+            "config",
+            "directory",
+            "domain",
+            "refresh",
+            "sim",
+            "store",
+            "view",
+            "yoti",
+        ],
+    ),
 ];
 
 /// IO, clocks, randomness of its own, and the runtime.
