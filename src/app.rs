@@ -236,7 +236,7 @@ fn refresh_on_request(database: &Path, store: &Arc<SqliteStore>) -> Option<JoinH
     let listener = refresh::listen(database)
         .inspect_err(|error| {
             warn!(
-                "{} can't be made, so `ibvwatch sessions` will show poll times as last written: {error}",
+                "`ibvwatch sessions` will show poll times as last written, since {} can't be made: {error}",
                 refresh::socket_path(database).display()
             );
         })
@@ -386,7 +386,7 @@ impl Daemon {
         ];
         self.config = in_force;
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
-            warn!(key, "changed, but takes effect only after a restart");
+            warn!("{key} has changed, which takes effect only after a restart");
         }
         info!("configuration reloaded");
         new.sessions != old.sessions

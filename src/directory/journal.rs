@@ -24,7 +24,7 @@ impl Journal {
     pub(super) fn note(&mut self, step: &Step, now: Timestamp, report: &mut Report) {
         let news = self.news(step);
         for problem in news.begun.iter().take(MOST_LINES) {
-            warn!("{problem}");
+            warn!("session files: {problem}");
         }
         if let more @ 1.. = news.begun.len().saturating_sub(MOST_LINES) {
             warn!("{more} more problems with session files; `ibvwatch check` lists them all");

@@ -14,6 +14,7 @@ mod exactly_once;
 mod health;
 mod hostile_api;
 mod http;
+mod logs;
 mod manual;
 mod metrics;
 mod odd_answers;

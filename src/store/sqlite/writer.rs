@@ -118,7 +118,9 @@ impl Drop for Handle {
         let Some(thread) = self.thread.take() else { return };
         Thread::unpark(thread.thread());
         if thread.join().is_err() {
-            tracing::error!("the store's writer panicked");
+            tracing::error!(
+                "the store's writer panicked, which is a mistake in ibvwatch; please report it"
+            );
         }
     }
 }
