@@ -20,6 +20,7 @@ use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
 use crate::limiter::Bucket;
+use crate::notify;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
 use crate::sinks::{self, DispatchError, Sink, Stdout, dispatch};
@@ -34,6 +35,8 @@ pub struct Control {
     pub stop: CancellationToken,
     /// The newest configuration to take over, already validated.
     pub reload: watch::Receiver<Option<Config>>,
+    /// Who is told how the daemon is, and that a reload is over.
+    pub service: notify::Service,
 }
 
 /// How a daemon ended that was not at fault.
@@ -153,6 +156,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
             }
         }),
     });
+    let service = tokio::spawn(control.service.clone().report(status.clone()));
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
@@ -192,7 +196,10 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         // Its end is what takes the socket away; that it was aborted is known.
         let _ = refresh.await;
     }
-    daemon.stop(&stop_polls, &flush, ending).await
+    let ending = daemon.stop(&stop_polls, &flush, ending).await;
+    // To the last, so that a stop that takes its time is not taken for a hang.
+    service.abort();
+    ending
 }
 
 /// Without it, commands show poll times that are old, which is no reason not to run.
@@ -289,6 +296,7 @@ impl Daemon {
                         watching.abort();
                         (watching, changes) = self.watch_directories();
                     }
+                    control.service.reloaded();
                 }
             }
         }

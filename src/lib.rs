@@ -15,6 +15,7 @@ pub mod yoti;
 
 pub mod config;
 pub mod limiter;
+pub mod notify;
 pub mod poller;
 pub mod refresh;
 pub mod status;

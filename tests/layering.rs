@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
     ("refresh", &[]),
+    ("notify", &["status"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
         "app",
@@ -26,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "directory",
             "domain",
             "limiter",
+            "notify",
             "poller",
             "refresh",
             "sinks",
@@ -34,7 +36,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "yoti",
         ],
     ),
-    ("cli", &["app", "clock", "config", "directory", "domain", "refresh", "sim", "store", "yoti"]),
+    (
+        "cli",
+        &[
+            "app",
+            "clock",
+            "config",
+            "directory",
+            "domain",
+            "notify",
+            "refresh",
+            "sim",
+            "store",
+            "yoti",
+        ],
+    ),
 ];
 
 /// IO, clocks, randomness of its own, and the runtime.

@@ -15,6 +15,7 @@ mod odd_answers;
 mod output;
 mod refusals;
 mod secrets;
+mod service;
 mod session_files;
 mod shipped_configuration;
 mod signals;
