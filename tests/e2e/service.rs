@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ibvwatch::sim::{Effect, Fault};
 use rustix::process::Signal;
 use tokio::net::UnixDatagram;
 use tokio::time::timeout;
@@ -23,18 +24,21 @@ impl Systemd {
 
     async fn message(&self) -> Vec<String> {
         let mut buffer = [0; 4_096];
-        let read = timeout(PATIENCE, self.0.recv(&mut buffer)).await;
-        let read = read.expect("a message in time").expect("a message");
+        let read = self.0.recv(&mut buffer).await.expect("a message");
         let text = std::str::from_utf8(&buffer[..read]).expect("UTF-8");
         text.lines().map(str::to_owned).collect()
     }
 
     /// The messages up to and with the first that has such a line.
     async fn until(&self, line: &str) -> Vec<Vec<String>> {
-        let mut messages = vec![self.message().await];
-        while !messages.last().is_some_and(|last| last.iter().any(|l| l.starts_with(line))) {
-            messages.push(self.message().await);
-        }
+        let mut messages: Vec<Vec<String>> = Vec::new();
+        let wanted = async {
+            while !messages.last().is_some_and(|last| last.iter().any(|l| l.starts_with(line))) {
+                messages.push(self.message().await);
+            }
+        };
+        let came = timeout(PATIENCE, wanted).await;
+        assert!(came.is_ok(), "{line:?} is not among {messages:?}");
         messages
     }
 }
@@ -66,8 +70,8 @@ async fn the_words_tell_of_sessions_and_of_an_api_that_can_not_be_used() {
     let id = home.track_new();
     let (systemd, mut daemon) = Systemd::start(&home);
     daemon.event(|event| event.is("session.observed", id)).await;
-    systemd.until("STATUS=Sessions: 1 quiet; polls overdue: 0").await;
-    home.fault(ibvwatch::sim::Fault::new(ibvwatch::sim::Effect::status(401)));
+    systemd.until("STATUS=Sessions: 1 quiet").await;
+    home.fault(Fault::new(Effect::status(401)));
     systemd.until("STATUS=the API can't be used").await;
     daemon.stop().await;
 }
