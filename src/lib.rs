@@ -27,3 +27,7 @@ pub mod app;
 pub mod cli;
 
 pub mod sim;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
     ("refresh", &[]),
     ("notify", &["status"]),
+    ("fuzzing", &["config", "directory", "domain", "yoti"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
         "app",
