@@ -20,6 +20,7 @@ pub mod notify;
 pub mod poller;
 pub mod refresh;
 pub mod status;
+pub mod view;
 
 pub mod http;
 

@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["clock", "domain"]),
     ("sinks", &["clock", "domain", "store"]),
     ("sim", &["clock", "domain"]),
-    ("http", &["clock", "domain", "status", "store"]),
+    ("http", &["clock", "domain", "status", "store", "view"]),
     ("config", &["clock", "directory", "domain", "http", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
@@ -39,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "yoti",
         ],
     ),
+    ("view", &["domain"]),
     (
         "cli",
         &[
@@ -51,6 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "refresh",
             "sim",
             "store",
+            "view",
             "yoti",
         ],
     ),
