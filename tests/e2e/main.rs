@@ -24,6 +24,7 @@ mod reference;
 mod refusals;
 mod schemas;
 mod secrets;
+mod service;
 mod session_files;
 mod shipped_configuration;
 mod signals;
