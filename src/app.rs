@@ -22,8 +22,9 @@ use crate::domain::Policy;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
-use crate::sinks::{DispatchError, Stdout, dispatch};
-use crate::store::{Context, SqliteStore, Store, StoreError};
+use crate::sinks::{self, DispatchError, Sink, Stdout, dispatch};
+use crate::status::{self, Stage, Status};
+use crate::store::{Context, Gauges, SqliteStore, Store, StoreError};
 use crate::yoti;
 
 /// How the outside steers a running daemon.
@@ -116,19 +117,42 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         bucket: bucket_now,
         max_in_flight: max_in_flight_now,
     };
+    let poller_report = watch::Sender::default();
+    let poller_reported = poller_report.subscribe();
     let poller = Poller::new(
         Arc::clone(&store),
         Arc::clone(&api),
         Arc::clone(&clock),
         settings,
         rand::random(),
+        poller_report,
     );
     let mut sinks = Vec::new();
+    let mut sinks_reported = Vec::new();
     let flush = CancellationToken::new();
     if config.events.stdout {
         let stdout = Stdout::new().map_err(AppError::Output)?;
-        sinks.push(tokio::spawn(dispatch(Arc::clone(&store), stdout, flush.clone())));
+        let (report, reported) = watch::channel(sinks::Report::default());
+        sinks_reported.push((stdout.name(), reported));
+        let clock = Arc::clone(&clock);
+        let dispatch = dispatch(Arc::clone(&store), stdout, clock, report, flush.clone());
+        sinks.push(tokio::spawn(dispatch));
     }
+    let directory_report = watch::Sender::default();
+    let status = Status::new(status::Sources {
+        clock: Arc::clone(&clock),
+        store: Arc::clone(&store) as Arc<dyn Gauges>,
+        poller: poller_reported,
+        directory: directory_report.subscribe(),
+        sinks: sinks_reported,
+        api: Box::new({
+            let api = Arc::clone(&api);
+            move || status::Api {
+                token_expires_in: api.token_expires_in(),
+                server_ahead_seconds: api.server_ahead_seconds(),
+            }
+        }),
+    });
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
@@ -155,6 +179,8 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         policy,
         bucket,
         max_in_flight,
+        status,
+        directory_report,
         time,
         purge,
         poller,
@@ -214,6 +240,8 @@ struct Daemon {
     policy: watch::Sender<Arc<Policy>>,
     bucket: watch::Sender<Arc<Bucket>>,
     max_in_flight: watch::Sender<usize>,
+    status: Status,
+    directory_report: watch::Sender<directory::Report>,
     time: JoinHandle<Result<Infallible, StoreError>>,
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
@@ -274,7 +302,7 @@ impl Daemon {
             self.store.listed(),
             SystemClock,
             deltas,
-            watch::Sender::default(),
+            self.directory_report.clone(),
         ));
         (watching, changes)
     }
@@ -283,8 +311,11 @@ impl Daemon {
         let (wanted, unwanted) = (delta.wanted.len(), delta.unwanted.len());
         self.store.track(delta.wanted).await?;
         self.store.untrack(delta.unwanted).await?;
-        let tracked = self.store.listed().len();
-        info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
+        if wanted + unwanted > 0 {
+            let tracked = self.store.listed().len();
+            info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
+        }
+        self.status.enter(Stage::Running);
         Ok(())
     }
 
@@ -327,6 +358,7 @@ impl Daemon {
         ending: Result<Ending, AppError>,
     ) -> Result<Ending, AppError> {
         let deadline = Instant::now() + STOP_WITHIN;
+        self.status.enter(Stage::Draining);
         self.time.abort();
         stop_polls.cancel();
         self.purge.abort();

@@ -17,6 +17,7 @@ pub mod config;
 pub mod limiter;
 pub mod poller;
 pub mod refresh;
+pub mod status;
 
 pub mod app;
 pub mod cli;

@@ -11,12 +11,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("directory", &["clock", "domain"]),
     ("yoti", &["clock", "domain"]),
     ("store", &["clock", "domain"]),
-    ("sinks", &["domain", "store"]),
+    ("sinks", &["clock", "domain", "store"]),
     ("sim", &["clock", "domain"]),
     ("config", &["clock", "directory", "domain", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
     ("refresh", &[]),
+    ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
         "app",
         &[
@@ -28,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "poller",
             "refresh",
             "sinks",
+            "status",
             "store",
             "yoti",
         ],

@@ -6,6 +6,7 @@
 
 mod admission;
 mod breaker;
+mod census;
 mod event;
 mod id;
 mod labels;
@@ -21,6 +22,7 @@ mod time;
 
 pub use admission::{Admission, Admitted, Answer};
 pub use breaker::{Breaker, Cause, Gate, Turn};
+pub use census::{Census, Tally};
 pub use event::{ApiDetail, ApiEvent, Detail, EndReason, Event, EventKind, Record};
 pub use id::{InvalidSessionId, SessionId};
 pub use labels::{InvalidLabels, Labels};

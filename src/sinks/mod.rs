@@ -6,7 +6,7 @@ mod stdout;
 
 use std::future::Future;
 
-pub use dispatcher::{DispatchError, dispatch};
+pub use dispatcher::{DispatchError, Report, dispatch};
 pub use stdout::Stdout;
 
 use crate::domain::Record;

@@ -18,11 +18,11 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Context, Lease, MemoryStore, SqliteStore, Store, StoreError};
+use super::{Context, Gauges, Lease, MemoryStore, SqliteStore, Store, StoreError};
 use crate::clock::Clock;
 use crate::domain::{
-    EndReason, Entry, Exchange, Labels, Listed, Now, Observation, Policy, Record, Session,
-    SessionId, Snapshot, Timestamp, Transition,
+    Census, EndReason, Entry, Exchange, Labels, Listed, Now, Observation, Phase, Policy, Record,
+    Session, SessionId, Snapshot, Timestamp, Transition,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -654,7 +654,8 @@ enum Op {
     /// The session is untracked while it is in flight.
     Overtaken(Answer),
     Advance {
-        minutes: u64,
+        seconds: u64,
+        millis: u64,
     },
     Ack {
         sink: &'static str,
@@ -681,7 +682,7 @@ impl Answer {
 
 fn answers() -> impl Strategy<Value = Answer> {
     prop_oneof![
-        6 => prop::sample::select(vec!["REQUIRED", "IN_PROGRESS", "COMPLETE"]).prop_map(Answer::Document),
+        6 => prop::sample::select(vec!["REQUIRED", "IN_PROGRESS", "COMPLETE", "odd"]).prop_map(Answer::Document),
         1 => Just(Answer::Completed),
     ]
 }
@@ -694,7 +695,8 @@ fn ops() -> impl Strategy<Value = Op> {
         6 => answers().prop_map(Op::Poll),
         1 => Just(Op::Release),
         1 => answers().prop_map(Op::Overtaken),
-        3 => prop_oneof![1_u64..20, 20_000_u64..60_000].prop_map(|minutes| Op::Advance { minutes }),
+        3 => (prop_oneof![1_u64..1_200, 1_200_000_u64..3_600_000], 0_u64..1_000)
+            .prop_map(|(seconds, millis)| Op::Advance { seconds, millis }),
         1 => (prop::sample::select(vec!["a", "b"]), 0_u64..40).prop_map(|(sink, up_to)| Op::Ack { sink, up_to }),
         1 => Just(Op::Purge),
         1 => Just(Op::Checkpoint),
@@ -729,8 +731,8 @@ impl<H: Home> World<H> {
                     assert_eq!(refused, Err(StoreError::Stale(id)));
                 }
             }
-            &Op::Advance { minutes } => {
-                self.clock.advance(Duration::from_secs(60 * minutes));
+            &Op::Advance { seconds, millis } => {
+                self.clock.advance(Duration::from_millis(1_000 * seconds + millis));
                 if let Some(lease) = self.due().await {
                     self.store.release(lease);
                 }
@@ -740,6 +742,31 @@ impl<H: Home> World<H> {
             Op::Checkpoint => self.store.checkpoint().await.unwrap(),
         }
     }
+}
+
+/// As the registry counts it, by looking at every session. Nothing may be in flight.
+fn counted(sessions: &[Session], now: Timestamp, policy: &Policy) -> Census {
+    let mut census = Census::default();
+    for session in sessions {
+        match session.phase(now.floor_seconds()) {
+            Phase::Pending => census.pending += 1,
+            Phase::Quiet => census.quiet += 1,
+            Phase::Active => census.active += 1,
+            Phase::Failing => census.failing += 1,
+            Phase::Ended(_) => {
+                census.ended += 1;
+                continue;
+            }
+        }
+        let progress = session.progress();
+        census.required += progress.required as usize;
+        census.in_progress += progress.in_progress as usize;
+        census.complete += progress.complete as usize;
+        census.other += progress.other as usize;
+        let due_at = session.wake(policy).and_then(|wake| wake.poll).map(|(at, _)| at);
+        census.overdue += usize::from(due_at.is_some_and(|at| at <= now.floor_seconds()));
+    }
+    census
 }
 
 proptest! {
@@ -755,6 +782,10 @@ proptest! {
                 disk.perform(op).await;
                 let sessions = memory.store.sessions().await.unwrap();
                 assert_eq!(sessions, disk.store.sessions().await.unwrap());
+                let policy = memory.policy.borrow().clone();
+                let census = counted(&sessions, memory.now(), &policy);
+                assert_eq!(memory.store.census(), census);
+                assert_eq!(disk.store.census(), census);
             }
             // So that there is something to read.
             memory.track(&[900]).await;

@@ -15,10 +15,11 @@ use tokio::sync::{Notify, watch};
 
 use super::journal::{Decision, Journal, Receipt, Write, ended};
 use super::registry::Registry;
-use super::{Context, Lease, Store, StoreError};
+use super::{Context, Gauges, Lease, Store, StoreError, WriteFailure};
 use crate::clock::Clock;
 use crate::domain::{
-    ApiDetail, ApiEvent, Cause, Entry, Policy, Record, Session, SessionId, Timestamp, Transition,
+    ApiDetail, ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp,
+    Transition,
 };
 
 /// Sessions decided on under one lock and in one write. Large enough that a transaction costs
@@ -195,6 +196,26 @@ async fn durable(receipt: Option<Receipt>) -> Result<(), StoreError> {
     }
 }
 
+impl<J: Journal> Gauges for Ledger<J> {
+    fn census(&self) -> Census {
+        let registry = self.registry();
+        registry.census(self.now())
+    }
+
+    fn undelivered(&self, sink: &str) -> u64 {
+        let last = *self.journal.committed().borrow();
+        last.saturating_sub(self.cursor(sink))
+    }
+
+    fn write_failure(&self) -> Option<WriteFailure> {
+        self.journal.write_failure()
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.journal.size()
+    }
+}
+
 impl<J: Journal> Store for Ledger<J> {
     async fn track(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let _membership = self.membership.lock().await;
@@ -358,11 +379,6 @@ impl<J: Journal> Store for Ledger<J> {
         let cursor = cursors.entry(sink.to_owned()).or_default();
         *cursor = up_to.max(*cursor);
         Ok(())
-    }
-
-    fn undelivered(&self, sink: &str) -> u64 {
-        let last = *self.journal.committed().borrow();
-        last.saturating_sub(self.cursor(sink))
     }
 
     fn listed(&self) -> Vec<SessionId> {

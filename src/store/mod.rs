@@ -14,6 +14,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::{
-    ApiEvent, Cause, Entry, Policy, Record, Session, SessionId, Timestamp, Transition, Urgency,
+    ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp, Transition,
+    Urgency,
 };
 
 #[cfg(test)]
@@ -35,8 +37,33 @@ pub mod sqlite;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
+/// What can be known of a store at any moment, without waiting for the disk and in a time that
+/// doesn't grow with the number of sessions.
+pub trait Gauges: Send + Sync + 'static {
+    fn census(&self) -> Census;
+
+    /// How far the sink's cursor is behind the last event: at least as many events as are still
+    /// to be delivered, and zero when there are none.
+    fn undelivered(&self, sink: &str) -> u64;
+
+    /// Why nothing can be written at present, if nothing can.
+    fn write_failure(&self) -> Option<WriteFailure>;
+
+    /// Bytes on the disk as of the last write; none where there is no disk.
+    fn size(&self) -> Option<u64>;
+}
+
+/// What the store tries again and again to write. Polls wait for it, and nothing is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteFailure {
+    pub path: PathBuf,
+    /// As the database says it.
+    pub error: String,
+    pub since: Timestamp,
+}
+
 /// Keeps sessions and their events, and says which session is to be polled next.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Gauges {
     /// Tracks each session that isn't tracked yet and brings the entries of the others up to
     /// date. A session that has ended and was listed ever since stays ended.
     fn track(&self, entries: Vec<Entry>) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -96,10 +123,6 @@ pub trait Store: Send + Sync + 'static {
         sink: &str,
         up_to: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
-
-    /// How far the sink's cursor is behind the last event: at least as many events as are still
-    /// to be delivered, and zero when there are none.
-    fn undelivered(&self, sink: &str) -> u64;
 
     /// The ids of all sessions that a session file named when last heard.
     fn listed(&self) -> Vec<SessionId>;

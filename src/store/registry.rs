@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use super::journal::Decision;
 use super::{Lease, StoreError};
-use crate::domain::{DueQueue, Entry, Policy, Session, SessionId, Step, Timestamp, Transition};
+use crate::domain::{
+    Census, DueQueue, Entry, Policy, Session, SessionId, Step, Tally, Timestamp, Transition,
+};
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     slots: HashMap<SessionId, Slot>,
     queue: DueQueue,
+    tally: Tally,
     /// How many are leased.
     leased: usize,
     /// The latest revision given; one count for all sessions, so that no two values of a
@@ -142,6 +145,11 @@ impl Registry {
         self.queue.len() + self.leased
     }
 
+    /// How many sessions stand where, in a time that doesn't grow with their number.
+    pub(super) fn census(&self, now: Timestamp) -> Census {
+        Census { overdue: self.queue.overdue(now), ..self.tally.census(now) }
+    }
+
     pub(super) fn lease(&mut self, now: Timestamp) -> Option<Lease> {
         let (id, due_at, urgency) = self.queue.pop_poll(now)?;
         let slot = self.slots.get_mut(&id)?;
@@ -212,7 +220,9 @@ impl Registry {
 
     pub(super) fn forget(&mut self, sessions: &[Arc<Session>]) {
         for session in sessions {
-            self.slots.remove(&session.id());
+            if let Some(slot) = self.slots.remove(&session.id()) {
+                self.tally.remove(&slot.session);
+            }
         }
     }
 
@@ -240,7 +250,12 @@ impl Registry {
         let id = session.id();
         self.revision += 1;
         let revision = self.revision;
-        let leased = self.slots.get(&id).is_some_and(|slot| slot.leased);
+        let before = self.slots.get(&id);
+        let leased = before.is_some_and(|slot| slot.leased);
+        if let Some(before) = before {
+            self.tally.remove(&before.session);
+        }
+        self.tally.add(&session);
         self.slots.insert(id, Slot { session, revision, leased, unsaved });
         self.enqueue(id, policy);
     }

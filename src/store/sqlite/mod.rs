@@ -25,7 +25,7 @@ use self::writer::Writer;
 use super::journal::{Journal, Receipt, Write};
 use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
-use super::{Context, StoreError};
+use super::{Context, StoreError, WriteFailure};
 use crate::domain::{Record, SessionId};
 
 /// Keeps everything in an SQLite database, which one process at a time may hold.
@@ -59,6 +59,7 @@ impl SqliteStore {
             path: path.to_owned(),
             source: context.source.clone(),
             committed: watch::Sender::new(reader.last_sequence()?),
+            clock: Arc::clone(&context.clock),
             _lock: lock,
         };
         let journal = SqliteJournal {
@@ -108,6 +109,14 @@ impl Journal for SqliteJournal {
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
         self.read(move |reader| reader.events(after, limit, &EventFilter::default())).await
+    }
+
+    fn write_failure(&self) -> Option<WriteFailure> {
+        self.writer.failure()
+    }
+
+    fn size(&self) -> Option<u64> {
+        Some(self.writer.size())
     }
 
     async fn forgotten(&self, ids: Vec<SessionId>) -> Result<HashMap<SessionId, u64>, StoreError> {

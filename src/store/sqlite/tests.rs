@@ -12,7 +12,7 @@ use crate::domain::{EndReason, Entry, Labels, Observation, Session};
 use crate::store::conformance::{
     OnDisk, World, answer, entry, id, ids, kinds, lines, patiently, poll_once,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{Gauges, Store, StoreError};
 
 type Disk = World<OnDisk>;
 
@@ -260,12 +260,29 @@ async fn writing_waits_out_a_full_disk_and_loses_nothing() {
         }
         assert!(poll_once(tracking.as_mut()).await.is_pending());
         assert_eq!(w.read("sink").await.len(), 1, "told before it was durable");
+        let failure = w.store.write_failure().unwrap();
+        assert_eq!((failure.path, failure.since), (w.path(), w.now()));
+        assert!(failure.error.contains("full"), "{}", failure.error);
         w.store.journal().writer.limit_pages(0);
         patiently(tracking).await.unwrap();
     }
+    assert_eq!(w.store.write_failure(), None);
     let told = w.read("sink").await;
     assert!(told.iter().map(|event| event.sequence).eq(1..=199));
     assert_eq!(w.crashed().read("sink").await.len(), 199);
+}
+
+#[tokio::test]
+async fn the_size_is_that_of_the_files_and_grows_with_them() {
+    let w = Disk::new();
+    let on_disk = || -> u64 {
+        let bytes = |suffix: &str| fs::metadata(format!("{}{suffix}", w.path().display()));
+        ["", "-wal"].map(|suffix| bytes(suffix).unwrap().len()).iter().sum()
+    };
+    let before = w.store.size().unwrap();
+    w.store.track((0..1_000).map(entry).collect()).await.unwrap();
+    assert!(w.store.size().unwrap() > before);
+    assert_eq!(w.store.size().unwrap(), on_disk());
 }
 
 #[tokio::test]
