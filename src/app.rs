@@ -19,10 +19,11 @@ use crate::clock::{Clock, SteadyClock, SystemClock};
 use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
+use crate::http;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
-use crate::sinks::{self, DispatchError, Sink, Stdout, dispatch};
+use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
 use crate::status::{self, Stage, Status};
 use crate::store::{Context, Gauges, SqliteStore, Store, StoreError};
 use crate::yoti;
@@ -59,6 +60,8 @@ pub enum AppError {
     Directory(directory::WatchError),
     #[error("standard output can't be used: {0}")]
     Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] http::ListenError),
     #[error("the {part} ended by itself{}", .error.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Died { part: &'static str, error: Option<JoinError> },
 }
@@ -127,17 +130,15 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         rand::random(),
         poller_report,
     );
+    let flush = CancellationToken::new();
     let mut sinks = Vec::new();
     let mut sinks_reported = Vec::new();
-    let flush = CancellationToken::new();
     if config.events.stdout {
-        let stdout = Stdout::new().map_err(AppError::Output)?;
-        let (report, reported) = watch::channel(sinks::Report::default());
-        sinks_reported.push((stdout.name(), reported));
-        let clock = Arc::clone(&clock);
-        let dispatch = dispatch(Arc::clone(&store), stdout, clock, report, flush.clone());
-        sinks.push(tokio::spawn(dispatch));
+        let (name, reported, sink) = standard_output(&store, &clock, &flush)?;
+        sinks.push(sink);
+        sinks_reported.push((name, reported));
     }
+    let sink_names = sinks_reported.iter().map(|(name, _)| *name).collect();
     let directory_report = watch::Sender::default();
     let status = Status::new(status::Sources {
         clock: Arc::clone(&clock),
@@ -145,24 +146,21 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         poller: poller_reported,
         directory: directory_report.subscribe(),
         sinks: sinks_reported,
-        api: Box::new({
-            let api = Arc::clone(&api);
-            move || status::Api {
-                token_expires_in: api.token_expires_in(),
-                server_ahead_seconds: api.server_ahead_seconds(),
-            }
-        }),
+        api: told_by(&api),
     });
+    let sources = http::Sources {
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        status: status.clone(),
+    };
+    let http = http::start(&config.http, sources).await?;
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.keep_time().await })
     };
-    let purge = {
-        let sinks: &[&str] = if config.events.stdout { &["stdout"] } else { &[] };
-        tokio::spawn(purge(Arc::clone(&store), config.store.retention, sinks))
-    };
+    let purge = tokio::spawn(purge(Arc::clone(&store), config.store.retention, sink_names));
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
@@ -185,6 +183,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         purge,
         poller,
         sinks,
+        http,
     };
     let ending = daemon.tend(control).await;
     if let Some(refresh) = refresh {
@@ -193,6 +192,32 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         let _ = refresh.await;
     }
     daemon.stop(&stop_polls, &flush, ending).await
+}
+
+/// The sink that standard output is: the journal has a protocol of its own.
+fn standard_output(
+    store: &Arc<SqliteStore>,
+    clock: &Arc<dyn Clock>,
+    flush: &CancellationToken,
+) -> Result<(&'static str, watch::Receiver<sinks::Report>, Dispatching), AppError> {
+    let (store, clock, flush) = (Arc::clone(store), Arc::clone(clock), flush.clone());
+    let (report, reported) = watch::channel(sinks::Report::default());
+    if Journald::is_standard_output() {
+        let sink = dispatch(store, Journald::new(), clock, report, flush);
+        return Ok((Journald::NAME, reported, tokio::spawn(sink)));
+    }
+    let stdout = Stdout::new().map_err(AppError::Output)?;
+    let sink = dispatch(store, stdout, clock, report, flush);
+    Ok((Stdout::NAME, reported, tokio::spawn(sink)))
+}
+
+/// What the client knows of the API, whenever it is asked.
+fn told_by(api: &Arc<yoti::Client>) -> Box<dyn Fn() -> status::Api + Send + Sync> {
+    let api = Arc::clone(api);
+    Box::new(move || status::Api {
+        token_expires_in: api.token_expires_in(),
+        server_ahead_seconds: api.server_ahead_seconds(),
+    })
 }
 
 /// Without it, commands show poll times that are old, which is no reason not to run.
@@ -223,12 +248,12 @@ async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppErr
 async fn purge(
     store: Arc<SqliteStore>,
     retention: Duration,
-    sinks: &'static [&'static str],
+    sinks: Vec<&'static str>,
 ) -> Result<Infallible, StoreError> {
     let mut hourly = tokio::time::interval(PURGE_EVERY);
     loop {
         hourly.tick().await;
-        store.purge(retention, sinks).await?;
+        store.purge(retention, &sinks).await?;
     }
 }
 
@@ -245,7 +270,8 @@ struct Daemon {
     time: JoinHandle<Result<Infallible, StoreError>>,
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
-    sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
+    sinks: Vec<Dispatching>,
+    http: Option<http::Server>,
 }
 
 impl Daemon {
@@ -271,6 +297,9 @@ impl Daemon {
                         Ok(Err(error)) => AppError::Directory(error),
                         Err(error) => AppError::Died { part: "directory watch", error: Some(error) },
                     });
+                }
+                error = http_died(&mut self.http) => {
+                    return Err(AppError::Died { part: "HTTP server", error });
                 }
                 ended = &mut self.purge => {
                     return Err(match ended {
@@ -327,6 +356,7 @@ impl Daemon {
             policy: Policy { confirm: old.policy.confirm, ..new.policy.clone() },
             store: old.store.clone(),
             events: old.events.clone(),
+            http: old.http.clone(),
             ..new.clone()
         };
         self.policy.send_replace(Arc::new(in_force.policy.clone()));
@@ -341,6 +371,7 @@ impl Daemon {
             ("store", new.store != old.store),
             ("events", new.events.source != old.events.source),
             ("sinks", new.events.stdout != old.events.stdout),
+            ("http", new.http != old.http),
         ];
         self.config = in_force;
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
@@ -397,6 +428,10 @@ impl Daemon {
                 }
             }
         }
+        // Until here it has told that a stop is under way; from here on nothing is left to ask.
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         // The store's writer is waited for, but not longer than for anything else.
         let close = tokio::task::spawn_blocking(move || drop(self.store));
         if tokio::time::timeout_at(deadline, close).await.is_err() {
@@ -409,11 +444,20 @@ impl Daemon {
 
 type Watching = JoinHandle<Result<Infallible, directory::WatchError>>;
 
+type Dispatching = JoinHandle<Result<(), DispatchError>>;
+
 type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
 
-async fn first_to_end(sinks: &mut [JoinHandle<Result<(), DispatchError>>]) -> SinkEnd {
+async fn first_to_end(sinks: &mut [Dispatching]) -> SinkEnd {
     match sinks.first_mut() {
         Some(sink) => sink.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn http_died(server: &mut Option<http::Server>) -> Option<JoinError> {
+    match server {
+        Some(server) => server.died().await,
         None => std::future::pending().await,
     }
 }

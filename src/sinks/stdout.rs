@@ -23,6 +23,9 @@ pub struct Stdout {
 const ATOMIC: usize = 4_096;
 
 impl Stdout {
+    /// The name that its cursor is kept under.
+    pub const NAME: &'static str = "stdout";
+
     /// # Errors
     /// Standard output is closed.
     pub fn new() -> std::io::Result<Self> {
@@ -36,7 +39,7 @@ impl Stdout {
 
 impl Sink for Stdout {
     fn name(&self) -> &'static str {
-        "stdout"
+        Self::NAME
     }
 
     async fn deliver(&mut self, events: &[Record]) -> Result<(), SinkError> {
