@@ -19,5 +19,6 @@ mod refusals;
 mod secrets;
 mod session_files;
 mod shipped_configuration;
+mod shipped_monitoring;
 mod signals;
 mod signature;
