@@ -26,3 +26,7 @@ pub mod app;
 pub mod cli;
 
 pub mod sim;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

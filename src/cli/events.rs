@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::SUCCESS;
+use super::table::printable_json;
 use super::{ConfigFiles, Failure, runtime};
 use crate::domain::{EventKind, SessionId};
 use crate::store::sqlite::{EventFilter, Reader};
@@ -63,7 +64,7 @@ fn print_page(reader: &Reader, filter: &EventFilter, after: &mut u64) -> Result<
     let events = reader.events(*after, PAGE, filter)?;
     let mut out = std::io::stdout().lock();
     for event in &events {
-        let line = event.to_line().map_err(Failure::failed)?;
+        let line = printable_json(event.to_line().map_err(Failure::failed)?);
         out.write_all(line.as_bytes())?;
         *after = event.sequence;
     }

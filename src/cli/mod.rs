@@ -7,6 +7,7 @@ mod failure;
 mod logging;
 mod plan;
 mod poll;
+mod privacy;
 mod run;
 mod sessions;
 mod show;
@@ -96,6 +97,7 @@ fn environment() -> Environment {
 /// # Errors
 /// The command failed; see [`Failure::report`].
 pub fn execute(arguments: Arguments) -> Result<i32, Failure> {
+    privacy::forbid_core_dumps()?;
     match arguments.command {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),

@@ -3,7 +3,7 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 
 use super::failure::SUCCESS;
-use super::table::{Cell, DIM, RED, Table, phase_style, relative, terminal_width};
+use super::table::{Cell, DIM, RED, Table, phase_style, printable_json, relative, terminal_width};
 use super::view::SessionView;
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
@@ -56,8 +56,8 @@ impl Sessions {
         let mut out = anstream::stdout().lock();
         if self.json {
             let views: Vec<_> = sessions.iter().map(|s| SessionView::of(s, now)).collect();
-            serde_json::to_writer(&mut out, &views).map_err(std::io::Error::from)?;
-            writeln!(out)?;
+            let json = serde_json::to_string(&views).map_err(std::io::Error::from)?;
+            writeln!(out, "{}", printable_json(json))?;
             return Ok(SUCCESS);
         }
         let mut table = Table::new(&[

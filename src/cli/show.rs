@@ -5,7 +5,7 @@ use clap::Args;
 use super::failure::SUCCESS;
 use super::sessions::progress;
 use super::table::{
-    BOLD, Cell, DIM, RED, Table, phase_style, relative, state_style, terminal_width,
+    BOLD, Cell, DIM, RED, Table, phase_style, printable_json, relative, state_style, terminal_width,
 };
 use super::view::SessionView;
 use super::{ConfigFiles, Failure};
@@ -58,7 +58,7 @@ impl Show {
                 "session": SessionView::of(&session, now),
                 "events": timeline,
             });
-            writeln!(out, "{view}")?;
+            writeln!(out, "{}", printable_json(view.to_string()))?;
         } else {
             write(&mut out, &session, &timeline, now)?;
         }

@@ -19,6 +19,7 @@ mod resource;
 mod schedule;
 mod session;
 mod time;
+mod visible;
 
 pub use admission::{Admission, Admitted, Answer};
 pub use breaker::{Breaker, Cause, Gate, Turn};
@@ -35,3 +36,4 @@ pub use resource::{Listed, Progress, Resource, ResourceKey, ResourceState};
 pub use schedule::{Backoff, Urgency, jittered};
 pub use session::{Entry, Exchange, Phase, Schedule, Session, Transition};
 pub use time::{InvalidTimestamp, Now, Step, Timestamp};
+pub use visible::{Visible, is_visible};
