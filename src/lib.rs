@@ -19,6 +19,7 @@ pub mod limiter;
 pub mod poller;
 pub mod refresh;
 pub mod status;
+pub mod view;
 
 pub mod http;
 

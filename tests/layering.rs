@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["clock", "domain"]),
     ("sinks", &["clock", "domain", "store"]),
     ("sim", &["clock", "domain"]),
-    ("http", &["clock", "domain", "status", "store"]),
+    ("http", &["clock", "domain", "status", "store", "view"]),
     ("config", &["clock", "directory", "domain", "http", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "store", "yoti"]),
@@ -37,7 +37,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "yoti",
         ],
     ),
-    ("cli", &["app", "clock", "config", "directory", "domain", "refresh", "sim", "store", "yoti"]),
+    ("view", &["domain"]),
+    (
+        "cli",
+        &[
+            "app",
+            "clock",
+            "config",
+            "directory",
+            "domain",
+            "refresh",
+            "sim",
+            "store",
+            "view",
+            "yoti",
+        ],
+    ),
 ];
 
 /// IO, clocks, randomness of its own, and the runtime.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use super::{StoreError, WriteFailure};
+use super::{EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{ApiEvent, Event, Record, Session, SessionId, Timestamp};
 
 pub trait Journal: Send + Sync + 'static {
@@ -37,6 +37,10 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Bytes on the disk as of the last write; none where there is no disk.
     fn size(&self) -> Option<u64>;
+
+    /// Durable events for somebody who looks, whom neither a sink nor the writer waits for.
+    fn find(&self, query: EventQuery)
+    -> impl Future<Output = Result<EventPage, StoreError>> + Send;
 
     /// The last `session_sequence` of those of the sessions that have been forgotten.
     fn forgotten(

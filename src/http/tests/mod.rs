@@ -1,5 +1,7 @@
 //! What holds for every request, over real sockets.
 
+mod api;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -37,9 +39,25 @@ pub(super) fn sources() -> Sources<MemoryStore> {
 
 async fn serve(bounds: Bounds, more: Router) -> (Server, SocketAddr) {
     let hosts = ["localhost", "127.0.0.1"].map(|host| host.parse().unwrap());
-    let router = more.merge(router(&hosts, sources()));
+    let stop = CancellationToken::new();
+    let router = more.merge(router(&hosts, sources(), stop.clone()));
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Server::start(any_port, router, bounds, CancellationToken::new()).await.unwrap()
+    Server::start(any_port, router, bounds, stop).await.unwrap()
+}
+
+/// A server of what these sources hold.
+async fn site(sources: Sources<MemoryStore>) -> (Server, SocketAddr) {
+    let stop = CancellationToken::new();
+    let router = router(&["localhost".parse().unwrap()], sources, stop.clone());
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Server::start(any_port, router, Bounds::default(), stop).await.unwrap()
+}
+
+/// Status and body of what is at a target.
+async fn fetch(address: SocketAddr, target: &str) -> (String, String) {
+    let answer = get_as(address, target, "Host: localhost\r\n").await;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status(&answer).to_owned(), body.to_owned())
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
