@@ -27,5 +27,6 @@ mod secrets;
 mod service;
 mod session_files;
 mod shipped_configuration;
+mod shipped_monitoring;
 mod signals;
 mod signature;
