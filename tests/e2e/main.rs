@@ -27,6 +27,7 @@ mod secrets;
 mod service;
 mod session_files;
 mod shipped_configuration;
+mod shipped_deployments;
 mod shipped_monitoring;
 mod signals;
 mod signature;

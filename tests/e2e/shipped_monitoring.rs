@@ -3,20 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use ibvwatch::sim::{Requirement, Session};
 use tokio::process::Command;
-use tokio::time::{Duration, Instant};
 
-use crate::common::{Daemon, Home, PATIENCE, Printed};
+use crate::common::Printed;
 
 const RULES: &str = include_str!("../../deploy/prometheus/ibvwatch.rules.yml");
 const RULES_TEST: &str = include_str!("../../deploy/prometheus/ibvwatch.rules.test.yml");
 const PROMETHEUS: &str = include_str!("../../deploy/prometheus/prometheus.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/ibvwatch.json");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
-
-/// Of others: Prometheus itself, and node_exporter.
-const FOREIGN: [&str; 3] = ["up", "node_filesystem_avail_bytes", "node_filesystem_size_bytes"];
 
 /// An alert of the rules: its name, and its text up to the next one.
 struct Alert {
@@ -178,43 +173,6 @@ fn shown(exposition: &str) -> BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> {
         }
     }
     shown
-}
-
-#[tokio::test]
-async fn alerts_and_dashboard_name_only_what_the_daemon_shows() {
-    let mut home = Home::new().await;
-    home.serve_http();
-    home.set("api.auth.method", "\"bearer\"");
-    let token_url = format!("{:?}", home.simulator().token_url());
-    home.set("api.auth.token_url", &token_url);
-    home.create(Session::requiring(Requirement::three_documents()));
-    let id = home.track_new();
-    let mut daemon = Daemon::start(&home);
-    daemon.polls(&home, id, 2).await;
-    let site = daemon.site().await;
-
-    let expressions: Vec<String> = alerts()
-        .iter()
-        .map(|alert| alert.around_expression().1.to_owned())
-        .chain(queries())
-        .collect();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let exposition = site.get("/metrics").await.body;
-        let shown = shown(&exposition);
-        let missing: BTreeSet<String> = expressions
-            .iter()
-            .flat_map(|expression| selected(expression))
-            .filter(|(metric, _)| !FOREIGN.contains(metric))
-            .flat_map(|(metric, labels)| missing(metric, &labels, &shown))
-            .collect();
-        if missing.is_empty() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "not shown: {missing:#?}\n{exposition}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    daemon.stop().await;
 }
 
 /// What of a selection the daemon doesn't show.
