@@ -5,8 +5,10 @@
 //! store in short slices, so that nobody who looks can hold up a poll.
 
 mod api;
+mod assets;
 mod guard;
 mod host;
+mod page;
 mod parameters;
 mod server;
 mod stream;
@@ -16,8 +18,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
-use axum::response::IntoResponse;
-use http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
@@ -110,14 +110,12 @@ fn router<S: Store>(
     let hosts: Arc<[HostName]> = allowed_hosts.into();
     let site = Arc::new(Site::new(sources, stop));
     api::routes()
-        .fallback(nothing_here)
+        .merge(page::routes())
+        .merge(assets::routes())
+        .fallback(page::nothing_here)
         .with_state(site)
         .layer(middleware::from_fn_with_state(hosts, guard::admit))
         .layer(middleware::map_response(guard::harden))
-}
-
-async fn nothing_here() -> impl IntoResponse {
-    (StatusCode::NOT_FOUND, "There is nothing here; the status page is at /.\n")
 }
 
 #[cfg(test)]
