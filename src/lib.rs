@@ -16,6 +16,7 @@ pub mod yoti;
 
 pub mod config;
 pub mod limiter;
+pub mod metrics;
 pub mod poller;
 pub mod refresh;
 pub mod status;

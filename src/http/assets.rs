@@ -6,6 +6,8 @@ use axum::Router;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{StatusCode, header};
 
 /// A file that the pages load.
@@ -29,7 +31,7 @@ const PREFIX: &str = "/assets/";
 impl Asset {
     fn new(name: &str, content_type: &'static str, content: &'static str) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content.as_bytes());
-        let print: String = digest.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+        let print = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..9]);
         Self { path: format!("{PREFIX}{print}-{name}"), content_type, content }
     }
 }

@@ -6,13 +6,16 @@
 //! [`common::PATIENCE`], and never for a time to pass, unless that time is its subject.
 
 mod api_trouble;
+mod browser;
 mod commands;
 mod common;
 mod demo;
 mod durability;
 mod exactly_once;
+mod health;
 mod hostile_api;
 mod http;
+mod metrics;
 mod odd_answers;
 mod output;
 mod proxies;

@@ -118,11 +118,11 @@ pub(super) fn supplied(progress: Progress) -> String {
 }
 
 pub(super) const RING: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="5.5" fill="none" stroke="currentColor" stroke-width="2"/></svg>"#;
-pub(super) const HALF: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="5.5" fill="none" stroke="currentColor" stroke-width="2"/><path d="M8 2.500a5.5 5.5 0 0 1 0 11z" fill="currentColor"/></svg>"#;
+pub(super) const HALF: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="5.5" fill="none" stroke="currentColor" stroke-width="2"/><path d="M8 2.5a5.5 5.5 0 0 1 0 11z" fill="currentColor"/></svg>"#;
 pub(super) const DOT: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="5" fill="currentColor"/></svg>"#;
-pub(super) const CHECK: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.5" fill="currentColor"/><path class="cut" d="M4.8 8.300l2.2 2.2 4.2-4.6" fill="none" stroke-width="1.8"/></svg>"#;
-pub(super) const DIAMOND: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><path d="M8 1.800L14.2 8 8 14.2 1.8 8z" fill="none" stroke="currentColor" stroke-width="2"/></svg>"#;
-pub(super) const TRIANGLE: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><path d="M8 2l6.5 12h-13z" fill="currentColor"/><path class="cut" d="M8 6.200v3.600M8 11.400v.8" fill="none" stroke-width="1.6"/></svg>"#;
+pub(super) const CHECK: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.5" fill="currentColor"/><path class="cut" d="M4.8 8.3l2.2 2.2 4.2-4.6" fill="none" stroke-width="1.8"/></svg>"#;
+pub(super) const DIAMOND: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><path d="M8 1.8L14.2 8 8 14.2 1.8 8z" fill="none" stroke="currentColor" stroke-width="2"/></svg>"#;
+pub(super) const TRIANGLE: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><path d="M8 2l6.5 12h-13z" fill="currentColor"/><path class="cut" d="M8 6.2v3.6M8 11.4v.8" fill="none" stroke-width="1.6"/></svg>"#;
 pub(super) const SQUARE: &str = r#"<svg class="shape" viewBox="0 0 16 16" aria-hidden="true"><rect x="3.5" y="3.5" width="9" height="9" rx="1.5" fill="currentColor"/></svg>"#;
 
 #[cfg(test)]
