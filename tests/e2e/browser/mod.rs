@@ -10,7 +10,7 @@ use ibvwatch::sim::{Requirement, Session};
 use serde_json::{Value, json};
 
 use self::driver::{Browser, DARK, LIGHT, LOOKS, Look, PHONE, browse};
-use crate::common::{Daemon, Home, Site};
+use crate::common::{Daemon, Event, Home, Site};
 
 /// A daemon that serves, with one session of which a label says `case`.
 struct Watched {
@@ -27,7 +27,7 @@ impl Watched {
         let id = tracked(&home, "A-17");
         let mut daemon = Daemon::start(&home);
         let site = daemon.site().await;
-        daemon.event(|event| event.is("session.observed")).await;
+        daemon.event(|event| event.is("session.observed", id)).await;
         Self { home, daemon, site, id }
     }
 
@@ -195,19 +195,24 @@ fn axe() -> String {
 async fn everything() -> (Home, Vec<SessionId>) {
     let mut home = Home::new().await;
     home.serve_http();
-    home.set("poll.interval", "\"30s\"");
+    home.set("poll.interval", "\"10s\"");
     home.set("poll.active_for", "\"1m\"");
     let ids: Vec<SessionId> = (0..40).map(|n| tracked(&home, &format!("A-{}", 100 + n))).collect();
-    for (n, &id) in ids.iter().enumerate() {
+    for ((n, &id), hours) in ids.iter().enumerate().zip((9..).step_by(31)) {
         for (index, state) in ["COMPLETE", "IN_PROGRESS", "UNDER_REVIEW"].iter().enumerate() {
             if n % 7 > index + 2 {
-                home.set_state(id, index, state).unwrap();
+                home.set_state(id, index, state).expect("a session");
             }
         }
-        home.set_ttl(id, Some(3_600 * (9 + 31 * i64::try_from(n).unwrap()))).unwrap();
+        home.set_ttl(id, Some(3_600 * hours)).expect("a session");
     }
-    home.delete(ids[3]).unwrap();
+    home.delete(ids[3]).expect("a session");
     (home, ids)
+}
+
+async fn observed(daemon: &mut Daemon, sessions: usize) {
+    let baseline = |event: &&Event| event.kind() == "session.observed";
+    daemon.until(|events| events.iter().filter(baseline).count() >= sessions).await;
 }
 
 #[tokio::test]
@@ -216,9 +221,7 @@ async fn every_page_is_accessible_by_axe_in_light_and_dark_and_fits_a_phone() {
     let (home, ids) = everything().await;
     let mut daemon = Daemon::start(&home);
     let site = daemon.site().await;
-    daemon
-        .until(|events| events.iter().filter(|event| event.is("session.observed")).count() >= 39)
-        .await;
+    observed(&mut daemon, 39).await;
     home.set_state(ids[0], 0, "IN_PROGRESS").unwrap();
     home.put("broken.json", "[");
     daemon.logs("broken.json").await;
@@ -286,9 +289,7 @@ async fn screenshots_are_taken_where_they_are_wanted() {
     let (home, ids) = everything().await;
     let mut daemon = Daemon::start(&home);
     let site = daemon.site().await;
-    daemon
-        .until(|events| events.iter().filter(|event| event.is("session.observed")).count() >= 39)
-        .await;
+    observed(&mut daemon, 39).await;
     for (index, state) in [(0, "IN_PROGRESS"), (0, "COMPLETE"), (1, "IN_PROGRESS")] {
         home.set_state(ids[1], index, state).unwrap();
         daemon.event(|event| event.tells(ids[1], state)).await;
@@ -308,6 +309,7 @@ async fn screenshots_are_taken_where_they_are_wanted() {
         take("session-light", &session, tall(LIGHT)).await;
         take("session-dark", &session, tall(DARK)).await;
         home.put("sessions.json", "[\n  {\"session_id\": \"3fa85f64\"}\n]\n");
+        browser.open(&site.url("/")).await;
         browser.shows("#health", "warning").await;
         take("trouble-light", "/", tall(LIGHT)).await;
         take("trouble-dark", "/", tall(DARK)).await;
