@@ -5,6 +5,8 @@ use std::fs;
 
 use tokio::process::Command;
 
+use serde_json::Value;
+
 use crate::common::Printed;
 
 const RULES: &str = include_str!("../../deploy/prometheus/ibvwatch.rules.yml");
@@ -42,15 +44,15 @@ impl Alert {
 
 /// The dashboard's queries, with every variable filled in.
 fn queries() -> Vec<String> {
-    fn collect(value: &serde_json::Value, found: &mut Vec<String>) {
+    fn collect(value: &Value, found: &mut Vec<String>) {
         match value {
-            serde_json::Value::Object(fields) => {
-                let expression = fields.get("expr").and_then(serde_json::Value::as_str);
+            Value::Object(fields) => {
+                let expression = fields.get("expr").and_then(Value::as_str);
                 found.extend(expression.map(str::to_owned));
                 fields.values().for_each(|field| collect(field, found));
             }
-            serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-            _ => {}
+            Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
     let dashboard = serde_json::from_str(DASHBOARD).expect("a dashboard in JSON");
@@ -111,7 +113,8 @@ async fn promtool_would_see_an_alert_that_never_fires_and_one_that_always_does()
 async fn promtool_understands_every_query_of_the_dashboard() {
     let mut rules = "groups:\n  - name: dashboard\n    rules:\n".to_owned();
     for (number, query) in queries().iter().enumerate() {
-        rules += &format!("      - record: query:{number}\n        expr: {query:?}\n");
+        let rule = format!("      - record: query:{number}\n        expr: {query:?}\n");
+        rules.push_str(&rule);
     }
     let (good, said) =
         promtool(&["check", "rules", "queries.yml"], &[("queries.yml", &rules)]).await;
