@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use tokio::process::Command;
-
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::common::Printed;
 
