@@ -94,4 +94,12 @@ async fn a_poll_loop_that_stands_still_is_the_first_thing_to_be_seen() {
     assert!(page.contains("1 critical problem"), "{page}");
     assert!(page.contains("the poll loop has stood still"), "{page}");
     assert_eq!(rows(&page), 0);
+    let id = entry(1).session_id;
+    for target in
+        [format!("/sessions/{id}"), format!("/api/v1/sessions/{id}"), "/api/v1/sessions".into()]
+    {
+        let (status, body) = fetch(address, &target).await;
+        assert!(status == "503" && body.contains("the poll loop stands still"), "{target}: {body}");
+    }
+    assert_eq!(fetch(address, "/api/v1/events").await.0, "200");
 }
