@@ -21,6 +21,7 @@ mod refusals;
 mod secrets;
 mod session_files;
 mod shipped_configuration;
+mod shipped_deployments;
 mod shipped_monitoring;
 mod signals;
 mod signature;
