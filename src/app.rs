@@ -5,7 +5,7 @@
 //! an error, since no part ends by itself.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use crate::directory;
 use crate::domain::Policy;
 use crate::http;
 use crate::limiter::Bucket;
+use crate::metrics::{Metrics, Process};
+use crate::notify;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
 use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
@@ -35,6 +37,8 @@ pub struct Control {
     pub stop: CancellationToken,
     /// The newest configuration to take over, already validated.
     pub reload: watch::Receiver<Option<Config>>,
+    /// Who is told how the daemon is, and that a reload is over.
+    pub service: notify::Service,
 }
 
 /// How a daemon ended that was not at fault.
@@ -88,6 +92,8 @@ impl From<PollerError> for AppError {
 const POLLS_WITHIN: Duration = Duration::from_secs(6);
 /// ... and everything is over after this long, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_millis(9_500);
+/// For tests: while the file that this environment variable names is there, no poll is begun.
+const HOLD_POLLS: &str = "IBVWATCH_TEST_HOLD_POLLS";
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
 /// Changes of the wanted set that may wait for the store; the directory waits beyond that.
 const DELTAS_WAITING: usize = 4;
@@ -98,18 +104,16 @@ const DELTAS_WAITING: usize = 4;
 /// See [`AppError`].
 pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(SystemClock));
-    // Signatures carry the true time at once, whenever the others take over a step.
-    let api = config
-        .api
-        .client(Arc::new(SystemClock))
-        .map_err(|error| AppError::Unusable(error.to_string()))?;
-    let api = Arc::new(api);
+    let started = clock.now().wall;
+    let api = client(&config.api)?;
     let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
+    let metrics = Metrics::new();
     let context = Context {
         clock: Arc::clone(&clock),
         policy: policy_now.clone(),
         seed: rand::random(),
         source: config.events.source.clone(),
+        metrics: metrics.writes.clone(),
     };
     let store = Arc::new(open_store(&config.store.path, context).await?);
     let bucket = Arc::new(Bucket::new(config.limits, Arc::clone(&clock)));
@@ -119,6 +123,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         policy: policy_now,
         bucket: bucket_now,
         max_in_flight: max_in_flight_now,
+        hold: std::env::var_os(HOLD_POLLS).map(PathBuf::from),
     };
     let poller_report = watch::Sender::default();
     let poller_reported = poller_report.subscribe();
@@ -129,15 +134,12 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         settings,
         rand::random(),
         poller_report,
+        metrics.polls.clone(),
     );
     let flush = CancellationToken::new();
-    let mut sinks = Vec::new();
-    let mut sinks_reported = Vec::new();
-    if config.events.stdout {
-        let (name, reported, sink) = standard_output(&store, &clock, &flush)?;
-        sinks.push(sink);
-        sinks_reported.push((name, reported));
-    }
+    let output = config.events.stdout.then(|| standard_output(&store, &clock, &flush));
+    let (sinks, sinks_reported): (Vec<_>, Vec<_>) =
+        output.transpose()?.map(|(name, report, sink)| (sink, (name, report))).into_iter().unzip();
     let sink_names = sinks_reported.iter().map(|(name, _)| *name).collect();
     let directory_report = watch::Sender::default();
     let status = Status::new(status::Sources {
@@ -152,8 +154,11 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
         status: status.clone(),
+        metrics,
+        process: Process::started_at(started),
     };
     let http = http::start(&config.http, sources).await?;
+    let service = tokio::spawn(control.service.clone().report(status.clone()));
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
@@ -191,7 +196,16 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         // Its end is what takes the socket away; that it was aborted is known.
         let _ = refresh.await;
     }
-    daemon.stop(&stop_polls, &flush, ending).await
+    let ending = daemon.stop(&stop_polls, &flush, ending).await;
+    // To the last, so that a stop that takes its time is not taken for a hang.
+    service.abort();
+    ending
+}
+
+fn client(api: &Api) -> Result<Arc<yoti::Client>, AppError> {
+    // Signatures carry the true time at once, whenever others take over a step.
+    let client = api.client(Arc::new(SystemClock));
+    client.map(Arc::new).map_err(|error| AppError::Unusable(error.to_string()))
 }
 
 /// The sink that standard output is: the journal has a protocol of its own.
@@ -318,6 +332,7 @@ impl Daemon {
                         watching.abort();
                         (watching, changes) = self.watch_directories();
                     }
+                    control.service.reloaded();
                 }
             }
         }

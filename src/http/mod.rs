@@ -5,8 +5,12 @@
 //! store in short slices, so that nobody who looks can hold up a poll.
 
 mod api;
+mod assets;
 mod guard;
+mod health;
 mod host;
+mod metrics;
+mod page;
 mod parameters;
 mod server;
 mod stream;
@@ -16,8 +20,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
-use axum::response::IntoResponse;
-use http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +27,7 @@ pub use self::host::{HostName, InvalidHostName, Settings};
 use self::server::Bounds;
 pub use self::server::{ListenError, Server};
 use crate::clock::Clock;
+use crate::metrics::{Metrics, Process};
 use crate::status::Status;
 use crate::store::Store;
 
@@ -33,6 +36,8 @@ pub struct Sources<S> {
     pub store: Arc<S>,
     pub clock: Arc<dyn Clock>,
     pub status: Status,
+    pub metrics: Metrics,
+    pub process: Process,
 }
 
 impl<S> Clone for Sources<S> {
@@ -41,6 +46,8 @@ impl<S> Clone for Sources<S> {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             status: self.status.clone(),
+            metrics: self.metrics.clone(),
+            process: self.process,
         }
     }
 }
@@ -108,16 +115,17 @@ fn router<S: Store>(
     stop: CancellationToken,
 ) -> Router {
     let hosts: Arc<[HostName]> = allowed_hosts.into();
+    let Sources { status, metrics, process, .. } = sources.clone();
     let site = Arc::new(Site::new(sources, stop));
     api::routes()
-        .fallback(nothing_here)
+        .merge(page::routes())
+        .merge(assets::routes())
+        .fallback(page::nothing_here)
         .with_state(site)
+        .merge(health::router(status.clone()))
+        .merge(metrics::router(metrics, process, status))
         .layer(middleware::from_fn_with_state(hosts, guard::admit))
         .layer(middleware::map_response(guard::harden))
-}
-
-async fn nothing_here() -> impl IntoResponse {
-    (StatusCode::NOT_FOUND, "There is nothing here; the status page is at /.\n")
 }
 
 #[cfg(test)]

@@ -6,19 +6,26 @@
 //! [`common::PATIENCE`], and never for a time to pass, unless that time is its subject.
 
 mod api_trouble;
+mod browser;
 mod commands;
 mod common;
 mod demo;
 mod durability;
 mod exactly_once;
+mod health;
 mod hostile_api;
 mod http;
+mod manual;
+mod metrics;
 mod odd_answers;
 mod output;
 mod proxies;
 mod real_journald;
+mod reference;
 mod refusals;
+mod schemas;
 mod secrets;
+mod service;
 mod session_files;
 mod shipped_configuration;
 mod shipped_deployments;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::common::Printed;
@@ -42,17 +43,15 @@ impl Alert {
 
 /// The dashboard's queries, with every variable filled in.
 fn queries() -> Vec<String> {
-    fn collect(value: &serde_json::Value, found: &mut Vec<String>) {
-        if let Some(fields) = value.as_object() {
-            let expression = fields.get("expr").and_then(serde_json::Value::as_str);
-            found.extend(expression.map(str::to_owned));
-            for field in fields.values() {
-                collect(field, found);
+    fn collect(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                let expression = fields.get("expr").and_then(Value::as_str);
+                found.extend(expression.map(str::to_owned));
+                fields.values().for_each(|field| collect(field, found));
             }
-        } else if let Some(items) = value.as_array() {
-            for item in items {
-                collect(item, found);
-            }
+            Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
     let dashboard = serde_json::from_str(DASHBOARD).expect("a dashboard in JSON");
@@ -111,12 +110,11 @@ async fn promtool_would_see_an_alert_that_never_fires_and_one_that_always_does()
 
 #[tokio::test]
 async fn promtool_understands_every_query_of_the_dashboard() {
-    let rules: Vec<String> = queries()
-        .iter()
-        .enumerate()
-        .map(|(number, query)| format!("      - record: query:{number}\n        expr: {query:?}\n"))
-        .collect();
-    let rules = format!("groups:\n  - name: dashboard\n    rules:\n{}", rules.concat());
+    let mut rules = "groups:\n  - name: dashboard\n    rules:\n".to_owned();
+    for (number, query) in queries().iter().enumerate() {
+        let rule = format!("      - record: query:{number}\n        expr: {query:?}\n");
+        rules.push_str(&rule);
+    }
     let (good, said) =
         promtool(&["check", "rules", "queries.yml"], &[("queries.yml", &rules)]).await;
     assert!(good && said.contains(&format!("{} rules found", queries().len())), "{said}");
