@@ -13,6 +13,7 @@ mod durability;
 mod exactly_once;
 mod hostile_api;
 mod http;
+mod lost_events;
 mod odd_answers;
 mod output;
 mod proxies;
