@@ -16,9 +16,11 @@ pub mod yoti;
 
 pub mod config;
 pub mod limiter;
+pub mod metrics;
 pub mod poller;
 pub mod refresh;
 pub mod status;
+pub mod view;
 
 pub mod http;
 

@@ -14,7 +14,6 @@ mod show;
 mod simulate;
 mod table;
 mod track;
-mod view;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

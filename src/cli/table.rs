@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::domain::{Phase, ResourceState, Timestamp, is_visible};
+use crate::domain::{Phase, ResourceState, is_visible};
 
 /// Rows of cells; the widest column gives way when the terminal is too narrow.
 #[derive(Debug)]
@@ -136,28 +136,6 @@ pub(super) fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
 }
 
-/// How far `at` lies from `now`, in two units at most: `3d 4h`, `12m 5s ago`.
-pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
-    if at >= now { span(at.since(now)) } else { format!("{} ago", span(now.since(at))) }
-}
-
-pub(super) fn span(duration: std::time::Duration) -> String {
-    let seconds = duration.as_secs();
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let Some(first) = units.iter().position(|(unit, _)| seconds >= *unit) else {
-        return "0s".to_owned();
-    };
-    let mut rest = seconds;
-    let mut parts = Vec::new();
-    for (unit, name) in units.iter().skip(first).take(2) {
-        if rest >= *unit {
-            parts.push(format!("{}{name}", rest / unit));
-        }
-        rest %= unit;
-    }
-    parts.join(" ")
-}
-
 pub(super) const fn phase_style(phase: Phase) -> Style {
     match phase {
         Phase::Pending => CYAN,
@@ -179,8 +157,6 @@ pub(super) const fn state_style(state: &ResourceState) -> Style {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn render(table: &Table, width: Option<usize>) -> String {
@@ -218,13 +194,5 @@ mod tests {
         let shown = json_for(true, json);
         assert!(shown.trim_end().chars().all(is_visible), "{shown:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
-    }
-
-    #[test]
-    fn spans_have_two_units_at_most() {
-        assert_eq!(span(Duration::from_secs(0)), "0s");
-        assert_eq!(span(Duration::from_secs(59)), "59s");
-        assert_eq!(span(Duration::from_secs(3_600)), "1h");
-        assert_eq!(span(Duration::from_secs(90_061)), "1d 1h");
     }
 }

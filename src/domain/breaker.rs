@@ -30,6 +30,14 @@ pub enum Cause {
 }
 
 impl Cause {
+    pub const ALL: [Self; 5] = [
+        Self::Unauthorized,
+        Self::RateLimited,
+        Self::ServerError,
+        Self::Unreachable,
+        Self::ClockSkew,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

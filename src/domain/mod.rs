@@ -34,6 +34,6 @@ pub use policy::Policy;
 pub use queue::{DueQueue, Wake};
 pub use resource::{Listed, Progress, Resource, ResourceKey, ResourceState};
 pub use schedule::{Backoff, Urgency, jittered};
-pub use session::{Entry, Exchange, Phase, Schedule, Session, Transition};
+pub use session::{Entry, Exchange, Phase, PhaseName, Schedule, Session, Transition};
 pub use time::{InvalidTimestamp, Now, Step, Timestamp};
 pub use visible::{Visible, is_visible};

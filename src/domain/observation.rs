@@ -116,6 +116,38 @@ impl fmt::Display for Problem {
 }
 
 impl Observation {
+    /// All that [`outcome`](Self::outcome) may return.
+    pub const OUTCOMES: [&str; 11] = [
+        "ok",
+        "completed",
+        "expired",
+        ProblemKind::NotReady.as_str(),
+        ProblemKind::NotFound.as_str(),
+        ProblemKind::Unauthorized.as_str(),
+        ProblemKind::ClockSkew.as_str(),
+        ProblemKind::RateLimited.as_str(),
+        ProblemKind::ServerError.as_str(),
+        ProblemKind::Unreachable.as_str(),
+        ProblemKind::Malformed.as_str(),
+    ];
+
+    /// What came back, in one of few words.
+    #[must_use]
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Configuration(_) | Self::Ongoing => "ok",
+            Self::Completed => "completed",
+            Self::Expired => "expired",
+            Self::NotReady(problem)
+            | Self::NotFound(problem)
+            | Self::Unauthorized(problem)
+            | Self::RateLimited { problem, .. }
+            | Self::ServerError { problem, .. }
+            | Self::Unreachable(problem)
+            | Self::Malformed(problem) => problem.kind.as_str(),
+        }
+    }
+
     /// Whether nothing was learned of the session.
     #[must_use]
     pub const fn is_failure(&self) -> bool {

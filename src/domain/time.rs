@@ -40,6 +40,12 @@ impl Timestamp {
         self.0
     }
 
+    /// Seconds since the Unix epoch; zero before it.
+    #[must_use]
+    pub fn as_seconds(self) -> f64 {
+        self.since(Self(0)).as_secs_f64()
+    }
+
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self::from_millis(self.0.saturating_add(whole_millis(duration)))

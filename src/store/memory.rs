@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use super::journal::{self, Decision, Journal, Receipt, Write, fingerprint};
 use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
-use super::{Context, StoreError, WriteFailure};
+use super::{Context, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{ApiEvent, Record, SessionId};
+use crate::metrics::Writes;
 
 /// Keeps everything in memory; durable as long as it lives.
 pub type MemoryStore = Ledger<MemoryJournal>;
@@ -21,6 +22,7 @@ impl MemoryStore {
             log: Mutex::default(),
             committed: watch::Sender::new(0),
             source: context.source.clone(),
+            metrics: context.metrics.clone(),
         };
         Self::with_journal(context, Registry::default(), Kept::default(), journal)
     }
@@ -31,6 +33,7 @@ pub struct MemoryJournal {
     log: Mutex<Log>,
     committed: watch::Sender<u64>,
     source: String,
+    metrics: Writes,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +60,13 @@ impl Journal for MemoryJournal {
 
     fn write(&self, (): (), write: Write) -> Receipt {
         let mut log = self.log();
+        let events = write.events();
         let answer = log.apply(write, &self.source);
+        if answer.is_ok() {
+            for kind in events {
+                self.metrics.event(kind);
+            }
+        }
         self.committed.send_if_modified(|committed| {
             let grown = log.last > *committed;
             *committed = log.last;
@@ -82,6 +91,10 @@ impl Journal for MemoryJournal {
 
     fn size(&self) -> Option<u64> {
         None
+    }
+
+    async fn find(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        Ok(query.answer(&self.log().events))
     }
 
     async fn forgotten(&self, ids: Vec<SessionId>) -> Result<HashMap<SessionId, u64>, StoreError> {
@@ -160,6 +173,7 @@ mod tests {
             policy: watch::Sender::new(Arc::new(policy.clone())).subscribe(),
             seed: 1,
             source: "ibvwatch".to_owned(),
+            metrics: Writes::default(),
         };
         let store = MemoryStore::new(&context);
         store.track(vec![entry(1)]).await.unwrap();

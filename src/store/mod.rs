@@ -25,16 +25,21 @@ use crate::domain::{
     ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp, Transition,
     Urgency,
 };
+use crate::metrics::Writes;
 
 #[cfg(test)]
 mod conformance;
 mod journal;
 mod ledger;
 mod memory;
+mod query;
 mod registry;
 pub mod sqlite;
 
 pub use memory::MemoryStore;
+pub use query::{
+    EventFilter, EventPage, EventQuery, Position, SessionFilter, SessionPage, SessionQuery,
+};
 pub use sqlite::SqliteStore;
 
 /// What can be known of a store at any moment, without waiting for the disk and in a time that
@@ -135,6 +140,22 @@ pub trait Store: Gauges {
         id: SessionId,
     ) -> impl Future<Output = Result<Option<Session>, StoreError>> + Send;
 
+    /// Sessions that pass a filter, a page at a time. However many there are to be looked through,
+    /// nobody else is held up by it for long. Cancel safe.
+    fn find_sessions(
+        &self,
+        query: &SessionQuery,
+    ) -> impl Future<Output = Result<SessionPage, StoreError>> + Send;
+
+    /// Durable events that pass a filter, a page at a time; no sink waits for it. Cancel safe.
+    fn find_events(
+        &self,
+        query: EventQuery,
+    ) -> impl Future<Output = Result<EventPage, StoreError>> + Send;
+
+    /// The sequence of the last event that is durable, as it grows.
+    fn recorded(&self) -> watch::Receiver<u64>;
+
     /// Makes the present schedule durable, so that after a restart due times are where they were.
     fn checkpoint(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
@@ -169,6 +190,7 @@ pub struct Context {
     pub seed: u64,
     /// `events.source`, the CloudEvents source.
     pub source: String,
+    pub metrics: Writes,
 }
 
 impl fmt::Debug for Context {

@@ -5,7 +5,8 @@
 //! journal's order the registry's. A leased session stands in no queue, so it is never in
 //! flight twice, and its deadline waits for the answer that is on its way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::journal::Decision;
@@ -16,7 +17,8 @@ use crate::domain::{
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    slots: HashMap<SessionId, Slot>,
+    /// In order, so that they can be looked through in portions.
+    slots: BTreeMap<SessionId, Slot>,
     queue: DueQueue,
     tally: Tally,
     /// How many are leased.
@@ -231,8 +233,16 @@ impl Registry {
         listed.map(|(&id, _)| id).collect()
     }
 
+    /// In order of id.
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
         self.slots.values().map(|slot| Arc::clone(&slot.session)).collect()
+    }
+
+    /// The first `limit` sessions behind that one, in order of id.
+    pub(super) fn behind(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let slots = self.slots.range((from, Bound::Unbounded)).take(limit);
+        slots.map(|(_, slot)| Arc::clone(&slot.session)).collect()
     }
 
     pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {

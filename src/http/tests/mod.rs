@@ -1,5 +1,7 @@
 //! What holds for every request, over real sockets.
 
+mod api;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::clock::SystemClock;
 use crate::domain::Policy;
+use crate::metrics::Writes;
 use crate::status;
 use crate::store::{Context, Gauges, MemoryStore};
 
@@ -22,7 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn sources() -> Sources<MemoryStore> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (_, policy) = watch::channel(Arc::new(Policy::default()));
-    let context = Context { clock: Arc::clone(&clock), policy, seed: 1, source: "ibvwatch".into() };
+    let context = Context {
+        clock: Arc::clone(&clock),
+        policy,
+        seed: 1,
+        source: "ibvwatch".into(),
+        metrics: Writes::default(),
+    };
     let store = Arc::new(MemoryStore::new(&context));
     let status = Status::new(status::Sources {
         clock: Arc::clone(&clock),
@@ -32,14 +41,36 @@ pub(super) fn sources() -> Sources<MemoryStore> {
         sinks: Vec::new(),
         api: Box::new(status::Api::default),
     });
-    Sources { store, clock, status }
+    Sources {
+        store,
+        status,
+        metrics: Metrics::new(),
+        process: Process::started_at(clock.now().wall),
+        clock,
+    }
 }
 
 async fn serve(bounds: Bounds, more: Router) -> (Server, SocketAddr) {
     let hosts = ["localhost", "127.0.0.1"].map(|host| host.parse().unwrap());
-    let router = more.merge(router(&hosts, sources()));
+    let stop = CancellationToken::new();
+    let router = more.merge(router(&hosts, sources(), stop.clone()));
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Server::start(any_port, router, bounds, CancellationToken::new()).await.unwrap()
+    Server::start(any_port, router, bounds, stop).await.unwrap()
+}
+
+/// A server of what these sources hold.
+async fn site(sources: Sources<MemoryStore>) -> (Server, SocketAddr) {
+    let stop = CancellationToken::new();
+    let router = router(&["localhost".parse().unwrap()], sources, stop.clone());
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Server::start(any_port, router, Bounds::default(), stop).await.unwrap()
+}
+
+/// Status and body of what is at a target.
+async fn fetch(address: SocketAddr, target: &str) -> (String, String) {
+    let answer = get_as(address, target, "Host: localhost\r\n").await;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status(&answer).to_owned(), body.to_owned())
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
