@@ -46,7 +46,9 @@ impl Storm {
     fn new(seed: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
         let directories = ["one", "two"].map(|name| root.path().join(name));
-        directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+        for directory in &directories {
+            fs::create_dir(directory).unwrap();
+        }
         let modes_matter = !rustix::process::geteuid().is_root();
         let rng = StdRng::seed_from_u64(seed);
         Self { root, directories, files: BTreeMap::new(), rng, round: 0, modes_matter }
@@ -110,13 +112,15 @@ impl Storm {
     fn mend(&mut self) {
         let bad = |(_, known): &(_, &Known)| known.good.is_none() && !known.gone;
         let bad: Vec<PathBuf> = self.files.iter().filter(bad).map(|(p, _)| p.clone()).collect();
-        bad.iter().for_each(|path| self.rename_over(path));
+        for path in bad {
+            self.rename_over(&path);
+        }
     }
 
     /// In the file itself, in two halves.
     fn write_over(&mut self, path: &Path) {
         use std::io::Write;
-        self.delete_unless_file(path);
+        Self::delete_unless_file(path);
         let (text, named) = self.content(path);
         let mut file = fs::File::create(path).unwrap();
         file.write_all(&text.as_bytes()[..text.len() / 2]).unwrap();
@@ -133,13 +137,13 @@ impl Storm {
     }
 
     fn truncate(&mut self, path: &Path) {
-        self.delete_unless_file(path);
+        Self::delete_unless_file(path);
         fs::File::create(path).unwrap();
         self.becomes_bad(path);
     }
 
     fn spoil(&mut self, path: &Path) {
-        self.delete_unless_file(path);
+        Self::delete_unless_file(path);
         fs::write(path, "[{ \"session_id\": 7").unwrap();
         self.becomes_bad(path);
     }
@@ -191,7 +195,7 @@ impl Storm {
 
     fn forbid(&mut self, path: &Path) {
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
-            fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
             if self.modes_matter {
                 self.becomes_bad(path);
             }
@@ -206,7 +210,7 @@ impl Storm {
     }
 
     /// Writing would go through a link, and not into a file that may not be written.
-    fn delete_unless_file(&mut self, path: &Path) {
+    fn delete_unless_file(path: &Path) {
         if fs::symlink_metadata(path).is_ok() {
             fs::remove_file(path).unwrap();
         }
@@ -224,7 +228,9 @@ impl Storm {
         fs::remove_dir_all(&old).unwrap();
         let inside = self.files.keys().filter(|path| path.parent() == Some(directory));
         let inside: Vec<PathBuf> = inside.cloned().collect();
-        inside.iter().for_each(|path| self.is_gone(path));
+        for path in inside {
+            self.is_gone(&path);
+        }
     }
 
     /// What is wrong with what is wanted, by what the files say.
@@ -259,14 +265,15 @@ impl Storm {
 
 async fn weather(seed: u64, until: Instant) -> u32 {
     let mut storm = Storm::new(seed);
-    let (send, mut deltas) = mpsc::channel(1);
+    let (sender, mut deltas) = mpsc::channel(1);
     let settings = Settings {
         directories: storm.directories.to_vec(),
         // Far beyond the end: what events don't bring is not found.
         rescan_interval: Duration::from_secs(86_400),
         removal_grace: Duration::from_millis(300),
     };
-    let watch = super::super::watch(settings, vec![], SystemClock, send, watch::Sender::default());
+    let watch =
+        super::super::watch(settings, vec![], SystemClock, sender, watch::Sender::default());
     let watching = tokio::spawn(watch);
     let mut wanted: BTreeMap<SessionId, Entry> = BTreeMap::new();
     let mut acts = 0;
