@@ -19,6 +19,7 @@ pub mod limiter;
 pub mod metrics;
 pub mod poller;
 pub mod refresh;
+pub mod schema;
 pub mod status;
 pub mod view;
 

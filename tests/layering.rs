@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "metrics", "store", "yoti"]),
     ("refresh", &[]),
+    ("schema", &["domain"]),
     ("fuzzing", &["config", "directory", "domain", "yoti"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
@@ -49,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "directory",
             "domain",
             "refresh",
+            "schema",
             "sim",
             "store",
             "view",

@@ -8,6 +8,7 @@ mod http;
 mod journal;
 mod oracle;
 mod proxy;
+mod schema;
 mod text;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(crate) use http::{Answer, Site};
 pub(crate) use journal::Journal;
 pub(crate) use oracle::{Deliveries, Truth};
 pub(crate) use proxy::Proxy;
+pub(crate) use schema::{judge, validator};
 pub(crate) use text::redacted;
 
 /// Far longer than anything takes on a busy machine; only a test that fails waits this long.
