@@ -6,6 +6,7 @@
 //! [`common::PATIENCE`], and never for a time to pass, unless that time is its subject.
 
 mod api_trouble;
+mod browser;
 mod commands;
 mod common;
 mod demo;
