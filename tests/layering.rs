@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("poller", &["clock", "domain", "limiter", "metrics", "store", "yoti"]),
     ("refresh", &[]),
     ("schema", &["domain"]),
+    ("notify", &["status"]),
     ("fuzzing", &["config", "directory", "domain", "yoti"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
@@ -32,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "http",
             "limiter",
             "metrics",
+            "notify",
             "poller",
             "refresh",
             "sinks",
@@ -49,6 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "config",
             "directory",
             "domain",
+            "notify",
             "refresh",
             "schema",
             "sim",
