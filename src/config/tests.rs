@@ -107,6 +107,22 @@ fn an_unknown_variable_is_named_as_one() {
 }
 
 #[test]
+fn two_variables_for_one_key_are_told_and_not_left_to_chance() {
+    let (_home, file) = written(REQUIRED);
+    let both = [("IBVWATCH__POLL__INTERVAL", "5m"), ("IBVWATCH__POLL__INTErVAL", "7m")];
+    for _ in 0..20 {
+        let loaded = load(std::slice::from_ref(&file), &variables(&both));
+        assert_eq!(
+            loaded.problems().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "environment variable IBVWATCH__POLL__INTErVAL: poll.interval: IBVWATCH__POLL__INTERVAL names the same key; keep one of the two"
+            ]
+        );
+        assert_eq!(loaded.config().policy.interval, Duration::from_secs(300));
+    }
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_named_with_the_line() {
     let problems = problems("[api]\nsdk_id = \"a\n");
     assert!(problems.iter().any(|problem| problem.starts_with("2: ")), "{problems:?}");
