@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -19,6 +19,7 @@ use crate::clock::{Clock, SteadyClock, SystemClock};
 use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
+use crate::failpoint::Failpoint;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
@@ -84,7 +85,10 @@ impl From<PollerError> for AppError {
 const POLLS_WITHIN: Duration = Duration::from_secs(6);
 /// ... and everything is over after this long, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_millis(9_500);
+/// What is to be forgotten stays for at most this much longer ...
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// ... and this part of the retention.
+const PURGE_PART: u32 = 10;
 /// Changes of the wanted set that may wait for the store; the directory waits beyond that.
 const DELTAS_WAITING: usize = 4;
 
@@ -199,9 +203,10 @@ async fn purge(
     retention: Duration,
     sinks: &'static [&'static str],
 ) -> Result<Infallible, StoreError> {
-    let mut hourly = tokio::time::interval(PURGE_EVERY);
+    let mut again = tokio::time::interval(PURGE_EVERY.min(retention / PURGE_PART));
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        hourly.tick().await;
+        again.tick().await;
         store.purge(retention, sinks).await?;
     }
 }
@@ -282,6 +287,7 @@ impl Daemon {
     async fn take_over(&self, delta: directory::Delta) -> Result<(), AppError> {
         let (wanted, unwanted) = (delta.wanted.len(), delta.unwanted.len());
         self.store.track(delta.wanted).await?;
+        Failpoint::Tracked.reached();
         self.store.untrack(delta.unwanted).await?;
         let tracked = self.store.listed().len();
         info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
@@ -347,11 +353,13 @@ impl Daemon {
                 }
             }
         }
+        Failpoint::Drained.reached();
         match tokio::time::timeout_at(deadline, self.store.checkpoint()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => error!("due times could not be saved: {error}"),
             Err(_) => error!("due times could not be saved in time"),
         }
+        Failpoint::Checkpointed.reached();
         flush.cancel();
         for mut sink in self.sinks.into_iter().filter(|sink| !sink.is_finished()) {
             match tokio::time::timeout_at(deadline, &mut sink).await {
@@ -365,11 +373,13 @@ impl Daemon {
                 }
             }
         }
+        Failpoint::Flushed.reached();
         // The store's writer is waited for, but not longer than for anything else.
         let close = tokio::task::spawn_blocking(move || drop(self.store));
         if tokio::time::timeout_at(deadline, close).await.is_err() {
             warn!("the store could not be closed in time; the next start takes it up as it is");
         }
+        Failpoint::Closed.reached();
         info!("stopped");
         ending
     }

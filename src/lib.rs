@@ -8,6 +8,7 @@
 pub mod domain;
 
 pub mod clock;
+pub mod failpoint;
 pub mod directory;
 pub mod sinks;
 pub mod store;

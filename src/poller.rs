@@ -20,6 +20,7 @@ use crate::domain::{
     Admission, Admitted, Answer, ApiDetail, ApiEvent, Detail, Event, Gate, Observation, Policy,
     ProblemKind, ResourceState, Session, SessionId, Timestamp, Transition, Turn,
 };
+use crate::failpoint::Failpoint;
 use crate::limiter::Bucket;
 use crate::store::{Lease, Store, StoreError};
 use crate::yoti::SessionApi;
@@ -164,6 +165,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         } else {
             None
         };
+        Failpoint::Answered.reached();
         self.diary.answered(&lease.session, &observation, state.as_ref());
         // A reload may have come while the request was under way.
         let policy = self.policy();
@@ -173,9 +175,11 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             let (live, now) = (self.store.live(), self.clock.now());
             admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)
         };
+        Failpoint::Decided.reached();
         // Before the commit, which may take long: the next answer may turn the breaker back.
         if let Some(turn) = turn {
             self.announce(turn).await?;
+            Failpoint::Announced.reached();
         }
         let told = Told::of(&transition);
         match self.store.commit(lease, transition).await {
@@ -185,6 +189,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             }
             Err(error) => return Err(error.into()),
         }
+        Failpoint::Polled.reached();
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Sink, SinkError};
+use crate::failpoint::Failpoint;
 use crate::store::{Store, StoreError};
 
 /// Why a dispatcher ended.
@@ -42,6 +43,7 @@ pub async fn dispatch<S: Store, K: Sink>(
             events = store.read_events(name, BATCH) => events?,
         };
         let Some(last) = events.last().map(|event| event.sequence) else { continue };
+        Failpoint::Read.reached();
         let mut retry = RETRY_FIRST;
         loop {
             match sink.deliver(&events).await {
@@ -59,6 +61,8 @@ pub async fn dispatch<S: Store, K: Sink>(
         if retry > RETRY_FIRST {
             info!(sink = name, "events are delivered again");
         }
+        Failpoint::Delivered.reached();
         store.ack_events(name, last).await?;
+        Failpoint::Acknowledged.reached();
     }
 }

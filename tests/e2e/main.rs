@@ -11,6 +11,7 @@ mod common;
 mod demo;
 mod durability;
 mod exactly_once;
+mod faults;
 mod odd_answers;
 mod output;
 mod refusals;

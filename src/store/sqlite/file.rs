@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use crate::failpoint::Failpoint;
 use crate::store::StoreError;
 
 /// Marks the database as ours, for `file` and for us: "ibvw".
@@ -166,6 +167,7 @@ fn migrate(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
         transaction.execute_batch(sql)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", version)?;
+        Failpoint::Migrating.reached();
         transaction.commit()?;
     }
     Ok(())

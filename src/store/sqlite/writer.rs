@@ -16,6 +16,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{file, rows};
+use crate::failpoint::Failpoint;
 use crate::store::StoreError;
 use crate::store::journal::{Answer, Receipt, Write, ended};
 
@@ -125,7 +126,9 @@ impl Writer {
             let group = gather(first, &mut commands);
             match self.persist(&group, control) {
                 Ok((answers, last_sequence)) => {
+                    Failpoint::Committed.reached();
                     self.publish(last_sequence);
+                    Failpoint::Published.reached();
                     for (command, answer) in group.into_iter().zip(answers) {
                         // Whoever doesn't wait any more need not be told.
                         let _ = command.answer.send(Ok(answer));
@@ -184,9 +187,11 @@ impl Writer {
     fn transact(&mut self, group: &[Command]) -> rusqlite::Result<(Vec<u64>, u64)> {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        Failpoint::Begun.reached();
         let apply = |command: &Command| rows::apply(&transaction, &command.write, &self.source);
         let answers = group.iter().map(apply).collect::<rusqlite::Result<_>>()?;
         let last_sequence = rows::last_sequence(&transaction)?;
+        Failpoint::Applied.reached();
         transaction.commit()?;
         Ok((answers, last_sequence))
     }
