@@ -8,8 +8,8 @@
 pub mod domain;
 
 pub mod clock;
-pub mod failpoint;
 pub mod directory;
+pub mod failpoint;
 pub mod sinks;
 pub mod store;
 pub mod yoti;

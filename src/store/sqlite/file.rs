@@ -60,16 +60,33 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 fn unusable_directory(path: &Path, file: &Path, error: &std::io::Error) -> StoreError {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new(".")).display();
-    StoreError::Unusable(if error.kind() == ErrorKind::NotFound {
-        format!(
+    let file = file.display();
+    match error.kind() {
+        ErrorKind::NotFound => StoreError::Unusable(format!(
             "the directory {directory} of store.path does not exist; create it, owned by the user that ibvwatch runs as"
-        )
-    } else {
-        format!(
-            "{} can't be written: {error}; store.path names a file in a directory, {directory}, and the user that ibvwatch runs as must be able to write to both",
-            file.display()
-        )
-    })
+        )),
+        kind if passes(kind) => StoreError::Failed(format!(
+            "{file} can't be written: {error}; make room or mend the disk, and start it again"
+        )),
+        _ => StoreError::Unusable(format!(
+            "{file} can't be written: {error}; store.path names a file in a directory, {directory}, and the user that ibvwatch runs as must be able to write to both"
+        )),
+    }
+}
+
+/// Whether it has to do with the state of the machine, and not with how things are set up.
+fn passes(kind: ErrorKind) -> bool {
+    !matches!(
+        kind,
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+            | ErrorKind::Unsupported
+    )
 }
 
 /// Opens the database for writing; makes it, or brings its schema up to date.
@@ -173,8 +190,18 @@ fn migrate(connection: &mut Connection, from: i32) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// What keeps the file from being opened for as long as nobody sets it up otherwise. SQLite
+/// reports a disk that fails for a moment in the same words.
+fn set_up_wrongly(path: &Path) -> bool {
+    ["", "-wal", "-shm"].into_iter().any(|suffix| {
+        let opened = OpenOptions::new().read(true).write(true).open(beside(path, suffix));
+        opened.is_err_and(|error| error.kind() != ErrorKind::NotFound && !passes(error.kind()))
+    })
+}
+
 /// What SQLite reports, in words that say what to do.
 pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let wrong = set_up_wrongly(path);
     let path = path.display();
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
@@ -182,11 +209,16 @@ pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
                 "{path} (store.path) is damaged or no SQLite database ({error}); restore it from a backup, or move it away with its -wal file to start with nothing"
             ))
         }
-        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly)
+            if wrong =>
+        {
             StoreError::Unusable(format!(
                 "{path} (store.path) can't be opened ({error}); run this as the user that ibvwatch runs as, who must own the file and its directory"
             ))
         }
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => StoreError::Failed(format!(
+            "{path} (store.path) can't be written ({error}): its disk failed, or it was moved away; see to that and start ibvwatch again"
+        )),
         _ => StoreError::Failed(format!("{path} (store.path): {error}")),
     }
 }

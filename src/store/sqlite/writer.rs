@@ -238,7 +238,8 @@ fn refuse(group: Vec<Command>, commands: &mut mpsc::Receiver<Command>, error: &S
 }
 
 /// Whether another try may succeed: the disk is full, slow, or failing; not: the database is
-/// damaged, or what is to be written can't be.
+/// damaged, or what is to be written can't be. Nor where the connection can only read, which it
+/// goes on to do once the disk failed while it was opened, or when the file was moved away.
 fn may_pass(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -248,7 +249,6 @@ fn may_pass(error: &rusqlite::Error) -> bool {
                 | ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
                 | ErrorCode::CannotOpen
-                | ErrorCode::ReadOnly
                 | ErrorCode::PermissionDenied
                 | ErrorCode::OutOfMemory
                 | ErrorCode::FileLockingProtocolFailed

@@ -8,7 +8,7 @@
  * DISK_FAULTS=FILE is appended a line whenever something failed by this.
  *
  * DISK_TRACE=FILE is appended a record for each creation, write, truncation, sync and removal of
- * the database and its WAL, and for what is written to standard output, in the order in which
+ * the database, its WAL and its journal, and for what is written to standard output, in the order in which
  * they happened: a byte for what it is, a byte for the file, 8 for the offset, 4 for the length
  * of the data that follows, numbers as the machine has them.
  */
@@ -26,7 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { NONE, DATABASE, WAL, OTHER, DIRECTORY };
+enum { NONE, DATABASE, WAL, JOURNAL, OTHER, DIRECTORY };
 
 #define MAX_FDS 4096
 
@@ -91,7 +91,9 @@ static int role_of(const char *path)
 		return NONE;
 	if (path[length] == '\0')
 		return DATABASE;
-	return strcmp(path + length, "-wal") == 0 ? WAL : OTHER;
+	if (strcmp(path + length, "-wal") == 0)
+		return WAL;
+	return strcmp(path + length, "-journal") == 0 ? JOURNAL : OTHER;
 }
 
 static int role_of_fd(int fd)
@@ -101,7 +103,7 @@ static int role_of_fd(int fd)
 
 static void record(char what, int file, uint64_t offset, const void *data, uint32_t length)
 {
-	if (trace < 0 || (file != DATABASE && file != WAL && what != 'E' && what != 'D'))
+	if (trace < 0 || file == OTHER)
 		return;
 	char head[14];
 	head[0] = what;
@@ -130,7 +132,7 @@ static int fails(const char *kind, int file)
 	int saved = errno;
 	int fd = real_open(faults_file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
 	char line[128];
-	const char *names[] = { "", "database", "wal", "other", "directory" };
+	const char *names[] = { "", "database", "wal", "journal", "other", "directory" };
 	int length = snprintf(line, sizeof line, "%s %ld %s\n", kind, passed, names[file]);
 	if (fd < 0 || real_write(fd, line, (size_t)length) != length)
 		abort();
@@ -235,10 +237,18 @@ static ssize_t write_at(int fd, int file, const void *data, size_t length, off64
 	return written;
 }
 
+/* Also where it is a duplicate. */
+static int is_stdout(int fd)
+{
+	struct stat it, stdout_itself;
+	return fstat(fd, &it) == 0 && fstat(STDOUT_FILENO, &stdout_itself) == 0 &&
+	       it.st_dev == stdout_itself.st_dev && it.st_ino == stdout_itself.st_ino;
+}
+
 ssize_t write(int fd, const void *data, size_t length)
 {
 	int file = role_of_fd(fd);
-	if (fd == STDOUT_FILENO && trace >= 0) {
+	if (file == NONE && trace >= 0 && is_stdout(fd)) {
 		pthread_mutex_lock(&step);
 		ssize_t written = real_write(fd, data, length);
 		if (written > 0)
@@ -324,7 +334,7 @@ int unlink(const char *path)
 	int file = role_of(path);
 	pthread_mutex_lock(&step);
 	int done = real_unlink(path);
-	if (done == 0)
+	if (done == 0 && file != NONE)
 		record('U', file, 0, NULL, 0);
 	pthread_mutex_unlock(&step);
 	return done;

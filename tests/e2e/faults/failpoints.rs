@@ -12,12 +12,13 @@ use tokio::time::sleep;
 
 use super::story::Story;
 use super::{asked, side_by_side};
+use crate::common::Home;
 
 /// As the fastest daemon that forgets.
 const RETENTION: Duration = Duration::from_secs(1);
 
-fn arm(place: Failpoint, nth: usize) -> impl FnOnce(&mut Command) {
-    move |command| {
+fn arm(place: Failpoint, nth: usize) -> impl FnOnce(&Home, &mut Command) {
+    move |_, command| {
         command.env("IBVWATCH_FAILPOINT", format!("{}:{nth}", place.as_str()));
     }
 }
@@ -43,13 +44,15 @@ async fn dies_and_loses_nothing(place: Failpoint, nth: usize) -> bool {
 /// What is purged leaves neither gaps nor a second use of an id.
 async fn dies_while_it_forgets(place: Failpoint, nth: usize) -> bool {
     let mut story = Story::in_a_home().await;
-    story.begin(|_| {});
+    story.begin(|_, _| {});
     story.unfold().await;
     story.stop().await;
     let session = story.home.ids()[0];
     sleep(RETENTION).await;
-    story.home.set("store.retention", "\"1s\"");
-    story.begin(arm(place, nth));
+    story.begin(|home, command| {
+        command.env("IBVWATCH__STORE__RETENTION", "1s");
+        arm(place, nth)(home, command);
+    });
     story.home.track(session);
     story.until(|event| event.is("session.tracked", session) && event.ordinal() > 1).await;
     story.stop().await;

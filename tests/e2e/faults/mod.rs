@@ -3,6 +3,8 @@
 
 mod disk;
 mod failpoints;
+mod power;
+mod shim;
 mod story;
 
 use std::fmt::Debug;
@@ -13,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// How many daemons are run side by side: they wait more than they work.
-const SIDE_BY_SIDE: usize = 6;
+const SIDE_BY_SIDE: usize = 12;
 
 /// What the environment asks for in place of what is usual.
 fn asked<T: FromStr<Err: Debug>>(variable: &str) -> Option<T> {

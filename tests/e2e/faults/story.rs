@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use ibvwatch::domain::SessionId;
 use ibvwatch::sim::{Effect, Fault};
 use rusqlite::Connection;
@@ -9,7 +11,7 @@ use crate::common::{Daemon, Deliveries, Event, Home, Run, Truth};
 /// A short life of a daemon in which everything happens once, told on whatever becomes of it:
 /// the first process is armed, and each that ends is followed by one that is not.
 pub(super) struct Story {
-    pub(super) home: Home,
+    pub(super) home: Arc<Home>,
     pub(super) deliveries: Deliveries,
     daemon: Option<Daemon>,
     /// What ended before its time.
@@ -18,15 +20,24 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) async fn in_a_home() -> Self {
-        let mut home = Home::new().await;
-        home.set("sessions.removal_grace", "\"50ms\"");
-        Self { home, deliveries: Deliveries::default(), daemon: None, casualties: Vec::new() }
+        Self::with(|_| {}).await
     }
 
-    /// The daemon with what it is armed with.
-    pub(super) fn begin(&mut self, arm: impl FnOnce(&mut Command)) {
+    pub(super) async fn with(adjust: impl FnOnce(&mut Home)) -> Self {
+        let mut home = Home::new().await;
+        home.set("sessions.removal_grace", "\"50ms\"");
+        adjust(&mut home);
+        Self {
+            home: Arc::new(home),
+            deliveries: Deliveries::default(),
+            daemon: None,
+            casualties: Vec::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self, arm: impl FnOnce(&Home, &mut Command)) {
         let mut command = self.home.command(&["run"]);
-        arm(&mut command);
+        arm(&self.home, &mut command);
         self.daemon = Some(Daemon::spawn(command));
     }
 
