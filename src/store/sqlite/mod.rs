@@ -10,6 +10,7 @@ mod reader;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod wal;
 mod writer;
 
 use std::collections::HashMap;

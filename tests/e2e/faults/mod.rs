@@ -1,6 +1,7 @@
 //! What befalls the process and its disk, at every place where it can: docs/TESTING.md says how
 //! each of these runs at length.
 
+mod corruption;
 mod disk;
 mod failpoints;
 mod power;

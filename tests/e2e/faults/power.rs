@@ -183,9 +183,8 @@ fn with_normal(steps: &[Step]) -> Vec<Step> {
         let next = rest.iter().find(|step| !matches!(step, Step::Tell(_) | Step::SyncDirectory));
         matches!(next, Some(Step::Write { file: 0, .. }))
     };
-    let kept = |(place, step): &(usize, &Step)| match step {
-        Step::Sync { file: 1 } => folds(&steps[place + 1..]),
-        _ => true,
+    let kept = |(place, step): &(usize, &Step)| {
+        !matches!(step, Step::Sync { file: 1 }) || folds(&steps[place + 1..])
     };
     steps.iter().enumerate().filter(kept).map(|(_, step)| step.clone()).collect()
 }
@@ -284,7 +283,9 @@ async fn written_down(old: bool, failing: Option<Fault>) -> (Vec<Step>, Disk) {
     }
     story.begin(|home, command| {
         shim::trace(home, command, "trace");
-        failing.into_iter().for_each(|fault| shim::arm(home, command, fault));
+        if let Some(fault) = failing {
+            shim::arm(home, command, fault);
+        }
     });
     story.unfold().await;
     story.stop().await;
