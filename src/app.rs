@@ -20,11 +20,13 @@ use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
 use crate::failpoint::Failpoint;
+use crate::http;
 use crate::limiter::Bucket;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
-use crate::sinks::{DispatchError, Stdout, dispatch};
-use crate::store::{Context, SqliteStore, Store, StoreError};
+use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
+use crate::status::{self, Stage, Status};
+use crate::store::{Context, Gauges, SqliteStore, Store, StoreError};
 use crate::yoti;
 
 /// How the outside steers a running daemon.
@@ -59,6 +61,8 @@ pub enum AppError {
     Directory(directory::WatchError),
     #[error("standard output can't be used: {0}")]
     Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] http::ListenError),
     #[error("the {part} ended by itself{}", .error.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
     Died { part: &'static str, error: Option<JoinError> },
 }
@@ -120,29 +124,47 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         bucket: bucket_now,
         max_in_flight: max_in_flight_now,
     };
+    let poller_report = watch::Sender::default();
+    let poller_reported = poller_report.subscribe();
     let poller = Poller::new(
         Arc::clone(&store),
         Arc::clone(&api),
         Arc::clone(&clock),
         settings,
         rand::random(),
+        poller_report,
     );
-    let mut sinks = Vec::new();
     let flush = CancellationToken::new();
+    let mut sinks = Vec::new();
+    let mut sinks_reported = Vec::new();
     if config.events.stdout {
-        let stdout = Stdout::new().map_err(AppError::Output)?;
-        sinks.push(tokio::spawn(dispatch(Arc::clone(&store), stdout, flush.clone())));
+        let (name, reported, sink) = standard_output(&store, &clock, &flush)?;
+        sinks.push(sink);
+        sinks_reported.push((name, reported));
     }
+    let sink_names = sinks_reported.iter().map(|(name, _)| *name).collect();
+    let directory_report = watch::Sender::default();
+    let status = Status::new(status::Sources {
+        clock: Arc::clone(&clock),
+        store: Arc::clone(&store) as Arc<dyn Gauges>,
+        poller: poller_reported,
+        directory: directory_report.subscribe(),
+        sinks: sinks_reported,
+        api: told_by(&api),
+    });
+    let sources = http::Sources {
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        status: status.clone(),
+    };
+    let http = http::start(&config.http, sources).await?;
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.keep_time().await })
     };
-    let purge = {
-        let sinks: &[&str] = if config.events.stdout { &["stdout"] } else { &[] };
-        tokio::spawn(purge(Arc::clone(&store), config.store.retention, sinks))
-    };
+    let purge = tokio::spawn(purge(Arc::clone(&store), config.store.retention, sink_names));
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
@@ -159,10 +181,13 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         policy,
         bucket,
         max_in_flight,
+        status,
+        directory_report,
         time,
         purge,
         poller,
         sinks,
+        http,
     };
     let ending = daemon.tend(control).await;
     if let Some(refresh) = refresh {
@@ -171,6 +196,32 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         let _ = refresh.await;
     }
     daemon.stop(&stop_polls, &flush, ending).await
+}
+
+/// The sink that standard output is: the journal has a protocol of its own.
+fn standard_output(
+    store: &Arc<SqliteStore>,
+    clock: &Arc<dyn Clock>,
+    flush: &CancellationToken,
+) -> Result<(&'static str, watch::Receiver<sinks::Report>, Dispatching), AppError> {
+    let (store, clock, flush) = (Arc::clone(store), Arc::clone(clock), flush.clone());
+    let (report, reported) = watch::channel(sinks::Report::default());
+    if Journald::is_standard_output() {
+        let sink = dispatch(store, Journald::new(), clock, report, flush);
+        return Ok((Journald::NAME, reported, tokio::spawn(sink)));
+    }
+    let stdout = Stdout::new().map_err(AppError::Output)?;
+    let sink = dispatch(store, stdout, clock, report, flush);
+    Ok((Stdout::NAME, reported, tokio::spawn(sink)))
+}
+
+/// What the client knows of the API, whenever it is asked.
+fn told_by(api: &Arc<yoti::Client>) -> Box<dyn Fn() -> status::Api + Send + Sync> {
+    let api = Arc::clone(api);
+    Box::new(move || status::Api {
+        token_expires_in: api.token_expires_in(),
+        server_ahead_seconds: api.server_ahead_seconds(),
+    })
 }
 
 /// Without it, commands show poll times that are old, which is no reason not to run.
@@ -201,13 +252,13 @@ async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppErr
 async fn purge(
     store: Arc<SqliteStore>,
     retention: Duration,
-    sinks: &'static [&'static str],
+    sinks: Vec<&'static str>,
 ) -> Result<Infallible, StoreError> {
     let mut again = tokio::time::interval(PURGE_EVERY.min(retention / PURGE_PART));
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         again.tick().await;
-        store.purge(retention, sinks).await?;
+        store.purge(retention, &sinks).await?;
     }
 }
 
@@ -219,10 +270,13 @@ struct Daemon {
     policy: watch::Sender<Arc<Policy>>,
     bucket: watch::Sender<Arc<Bucket>>,
     max_in_flight: watch::Sender<usize>,
+    status: Status,
+    directory_report: watch::Sender<directory::Report>,
     time: JoinHandle<Result<Infallible, StoreError>>,
     purge: JoinHandle<Result<Infallible, StoreError>>,
     poller: JoinHandle<Result<(), PollerError>>,
-    sinks: Vec<JoinHandle<Result<(), DispatchError>>>,
+    sinks: Vec<Dispatching>,
+    http: Option<http::Server>,
 }
 
 impl Daemon {
@@ -248,6 +302,9 @@ impl Daemon {
                         Ok(Err(error)) => AppError::Directory(error),
                         Err(error) => AppError::Died { part: "directory watch", error: Some(error) },
                     });
+                }
+                error = http_died(&mut self.http) => {
+                    return Err(AppError::Died { part: "HTTP server", error });
                 }
                 ended = &mut self.purge => {
                     return Err(match ended {
@@ -279,7 +336,7 @@ impl Daemon {
             self.store.listed(),
             SystemClock,
             deltas,
-            watch::Sender::default(),
+            self.directory_report.clone(),
         ));
         (watching, changes)
     }
@@ -289,8 +346,11 @@ impl Daemon {
         self.store.track(delta.wanted).await?;
         Failpoint::Tracked.reached();
         self.store.untrack(delta.unwanted).await?;
-        let tracked = self.store.listed().len();
-        info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
+        if wanted + unwanted > 0 {
+            let tracked = self.store.listed().len();
+            info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");
+        }
+        self.status.enter(Stage::Running);
         Ok(())
     }
 
@@ -302,6 +362,7 @@ impl Daemon {
             policy: Policy { confirm: old.policy.confirm, ..new.policy.clone() },
             store: old.store.clone(),
             events: old.events.clone(),
+            http: old.http.clone(),
             ..new.clone()
         };
         self.policy.send_replace(Arc::new(in_force.policy.clone()));
@@ -316,6 +377,7 @@ impl Daemon {
             ("store", new.store != old.store),
             ("events", new.events.source != old.events.source),
             ("sinks", new.events.stdout != old.events.stdout),
+            ("http", new.http != old.http),
         ];
         self.config = in_force;
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
@@ -333,6 +395,7 @@ impl Daemon {
         ending: Result<Ending, AppError>,
     ) -> Result<Ending, AppError> {
         let deadline = Instant::now() + STOP_WITHIN;
+        self.status.enter(Stage::Draining);
         self.time.abort();
         stop_polls.cancel();
         self.purge.abort();
@@ -374,6 +437,10 @@ impl Daemon {
             }
         }
         Failpoint::Flushed.reached();
+        // Until here it has told that a stop is under way; from here on nothing is left to ask.
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         // The store's writer is waited for, but not longer than for anything else.
         let close = tokio::task::spawn_blocking(move || drop(self.store));
         if tokio::time::timeout_at(deadline, close).await.is_err() {
@@ -387,11 +454,20 @@ impl Daemon {
 
 type Watching = JoinHandle<Result<Infallible, directory::WatchError>>;
 
+type Dispatching = JoinHandle<Result<(), DispatchError>>;
+
 type SinkEnd = Result<Result<(), DispatchError>, JoinError>;
 
-async fn first_to_end(sinks: &mut [JoinHandle<Result<(), DispatchError>>]) -> SinkEnd {
+async fn first_to_end(sinks: &mut [Dispatching]) -> SinkEnd {
     match sinks.first_mut() {
         Some(sink) => sink.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn http_died(server: &mut Option<http::Server>) -> Option<JoinError> {
+    match server {
+        Some(server) => server.died().await,
         None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@
 mod auth;
 mod sources;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::directory;
 use crate::domain::Policy;
+use crate::http;
 use crate::yoti;
 use crate::yoti::{
     BaseUrl, Bearer, ClientError, InvalidSdkId, KeyError, PrivateKey, SessionPath, Signer,
@@ -37,6 +39,7 @@ pub struct Config {
     pub limits: Limits,
     pub store: Store,
     pub events: Events,
+    pub http: http::Settings,
     pub log: Log,
 }
 
@@ -208,6 +211,7 @@ pub fn load(files: &[PathBuf], environment: &Environment) -> Loaded {
         limits: limits(&mut sources),
         store: store(&mut sources, environment),
         events: events(&mut sources),
+        http: http(&mut sources),
         log: log(&mut sources),
     };
     Loaded { config, problems: sources.finish() }
@@ -249,20 +253,13 @@ fn response_size(sources: &mut Sources) -> u64 {
 
 fn sessions(sources: &mut Sources) -> directory::Settings {
     let key = "sessions.directories";
-    let directories = sources.take(key, |value| {
-        let items = value.into_array().map_err(|_| "write a list of paths".to_owned())?;
-        items
-            .into_iter()
-            .map(|item| item.into_string().map(PathBuf::from))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| "write a list of paths, each a text".to_owned())
-    });
-    let directories = directories.unwrap_or_else(|| vec!["/etc/ibvwatch/sessions.d".into()]);
+    let directories = sources.texts(key, "paths");
+    let directories = directories.unwrap_or_else(|| vec!["/etc/ibvwatch/sessions.d".to_owned()]);
     if directories.is_empty() {
         sources.problem(key, "is empty; name at least one directory");
     }
     directory::Settings {
-        directories,
+        directories: directories.into_iter().map(PathBuf::from).collect(),
         rescan_interval: duration(
             sources,
             "sessions.rescan_interval",
@@ -382,6 +379,34 @@ fn events(sources: &mut Sources) -> Events {
         sources.problem("events.source", "is empty; CloudEvents need a source");
     }
     Events { source, stdout: sources.flag("sinks.stdout.enabled").unwrap_or(true) }
+}
+
+fn http(sources: &mut Sources) -> http::Settings {
+    let listen = match sources.text("http.listen") {
+        None => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9478))),
+        Some(empty) if empty.is_empty() => None,
+        Some(text) => text.parse().ok().or_else(|| {
+            let message = format!(
+                "{text:?} is no address to listen on; write an IP address and a port, like \"127.0.0.1:9478\", or \"\" for no server"
+            );
+            sources.problem("http.listen", message);
+            None
+        }),
+    };
+    let key = "http.allowed_hosts";
+    let parse =
+        |host: &String| host.parse().map_err(|error: http::InvalidHostName| error.to_string());
+    let named = sources.texts(key, "host names");
+    let named =
+        named.unwrap_or_else(|| ["localhost", "127.0.0.1", "[::1]"].map(String::from).into());
+    let allowed_hosts: Result<Vec<_>, _> = named.iter().map(parse).collect();
+    http::Settings {
+        listen,
+        allowed_hosts: allowed_hosts.unwrap_or_else(|message| {
+            sources.problem(key, message);
+            Vec::new()
+        }),
+    }
 }
 
 fn log(sources: &mut Sources) -> Log {

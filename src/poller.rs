@@ -12,13 +12,14 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::domain::{
-    Admission, Admitted, Answer, ApiDetail, ApiEvent, Detail, Event, Gate, Observation, Policy,
-    ProblemKind, ResourceState, Session, SessionId, Timestamp, Transition, Turn,
+    Admission, Admitted, Answer, ApiDetail, ApiEvent, Cause, Detail, Event, Gate, Observation,
+    Policy, Problem, ProblemKind, ResourceState, Session, SessionId, Timestamp, Transition, Turn,
 };
 use crate::failpoint::Failpoint;
 use crate::limiter::Bucket;
@@ -34,6 +35,34 @@ pub struct Poller<S, A> {
     admission: Mutex<Admission>,
     rng: Mutex<StdRng>,
     diary: Diary,
+    report: watch::Sender<Report>,
+}
+
+/// How the loop fares.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// When it last took a turn, which it does at least once a second.
+    pub heartbeat: Instant,
+    /// Polls under way.
+    pub in_flight: usize,
+    /// How many times as far apart as configured polls come.
+    pub stretch: f64,
+    /// Why and since when polls pause, if they do.
+    pub unavailable: Option<(Cause, Timestamp)>,
+    /// What the poll said that made them pause, where that was since the start.
+    pub error: Option<Problem>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            heartbeat: Instant::now(),
+            in_flight: 0,
+            stretch: 1.0,
+            unavailable: None,
+            error: None,
+        }
+    }
 }
 
 /// What a poller can be told anew while it runs.
@@ -59,13 +88,14 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 type UnderWay = JoinSet<Result<(), PollerError>>;
 
 impl<S: Store, A: SessionApi> Poller<S, A> {
-    /// `seed` is of the random numbers that spread polls.
+    /// `seed` is of the random numbers that spread polls; `report` tells how the loop fares.
     pub fn new(
         store: Arc<S>,
         api: Arc<A>,
         clock: Arc<dyn Clock>,
         settings: Settings,
         seed: u64,
+        report: watch::Sender<Report>,
     ) -> Self {
         let admission = Mutex::new(Admission::resume(store.unavailable()));
         Self {
@@ -76,6 +106,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             admission,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             diary: Diary::default(),
+            report,
         }
     }
 
@@ -92,6 +123,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         }
         while let Some(done) = under_way.join_next().await {
             done??;
+            this.beat(under_way.len());
         }
         Ok(())
     }
@@ -102,9 +134,11 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             while let Some(done) = under_way.try_join_next() {
                 done??;
             }
+            this.beat(under_way.len());
             if under_way.len() >= *this.settings.max_in_flight.borrow() {
-                if let Some(done) = under_way.join_next().await {
-                    done??;
+                tokio::select! {
+                    () = tokio::time::sleep(LONGEST_SLEEP) => {}
+                    Some(done) = under_way.join_next() => done??,
                 }
                 continue;
             }
@@ -123,6 +157,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                     done??;
                     continue;
                 }
+                () = tokio::time::sleep(LONGEST_SLEEP) => continue,
             };
             if let Err(wait) = this.bucket().try_take() {
                 // By then somebody else may be more urgent, or be asking for a token as well.
@@ -134,6 +169,25 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                 this.store.release(lease);
             }
         }
+    }
+
+    /// Shows that the loop goes round, and that it can get at what it needs to.
+    fn beat(&self, in_flight: usize) {
+        // The store's lock and the admission's: who waits for one of them for ever is stuck.
+        self.store.live();
+        let (stretch, unavailable) = {
+            let admission = self.admission();
+            (admission.stretch(), admission.unavailable())
+        };
+        self.report.send_modify(|report| {
+            report.heartbeat = Instant::now();
+            report.in_flight = in_flight;
+            report.stretch = stretch;
+            if unavailable != report.unavailable {
+                report.unavailable = unavailable;
+                report.error = report.error.take().filter(|_| unavailable.is_some());
+            }
+        });
     }
 
     fn admit(&self, lease: &Lease) -> bool {
@@ -197,6 +251,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         let time = self.clock.now().wall;
         let event = match turn {
             Turn::Opened { cause, error } => {
+                self.report.send_modify(|report| report.error = Some(error.clone()));
                 warn!(
                     cause = cause.as_str(),
                     "the API can't be used, polls pause but for probes: {error}"

@@ -4,9 +4,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::SUCCESS;
+use super::table::printable_json;
 use super::{ConfigFiles, Failure, runtime};
 use crate::domain::{EventKind, SessionId};
-use crate::store::sqlite::{EventFilter, Reader};
+use crate::store::EventFilter;
+use crate::store::sqlite::Reader;
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
@@ -32,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 fn kind(text: &str) -> Result<EventKind, String> {
     EventKind::parse(text).ok_or_else(|| {
-        let all = EventKind::ALL.map(|kind| kind.as_str().trim_start_matches("ibvwatch."));
+        let all = EventKind::ALL.map(EventKind::short_name);
         format!("there is no such type; there are {}", all.join(", "))
     })
 }
@@ -41,29 +43,28 @@ impl Events {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
         let reader = Reader::open(&config.store.path)?;
-        let filter =
-            EventFilter { session: self.session, kind: self.kind.map(|k| k.as_str().to_owned()) };
+        let filter = EventFilter { session: self.session, kind: self.kind };
         let mut after = self.after;
         if !self.follow {
-            while print_page(&reader, &filter, &mut after)? {}
+            while print_page(&reader, filter, &mut after)? {}
             return Ok(SUCCESS);
         }
         runtime()?.block_on(async {
             let mut look = tokio::time::interval(LOOK_EVERY);
             loop {
                 look.tick().await;
-                while print_page(&reader, &filter, &mut after)? {}
+                while print_page(&reader, filter, &mut after)? {}
             }
         })
     }
 }
 
 /// Prints the next events; false when there were none.
-fn print_page(reader: &Reader, filter: &EventFilter, after: &mut u64) -> Result<bool, Failure> {
+fn print_page(reader: &Reader, filter: EventFilter, after: &mut u64) -> Result<bool, Failure> {
     let events = reader.events(*after, PAGE, filter)?;
     let mut out = std::io::stdout().lock();
     for event in &events {
-        let line = event.to_line().map_err(Failure::failed)?;
+        let line = printable_json(event.to_line().map_err(Failure::failed)?);
         out.write_all(line.as_bytes())?;
         *after = event.sequence;
     }

@@ -65,6 +65,7 @@ impl From<AppError> for Failure {
             | AppError::Poller(_)
             | AppError::Directory(_)
             | AppError::Output(_)
+            | AppError::Listen(_)
             | AppError::Died { .. } => Self::failed(error),
         }
     }

@@ -7,13 +7,13 @@ mod failure;
 mod logging;
 mod plan;
 mod poll;
+mod privacy;
 mod run;
 mod sessions;
 mod show;
 mod simulate;
 mod table;
 mod track;
-mod view;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -96,6 +96,7 @@ fn environment() -> Environment {
 /// # Errors
 /// The command failed; see [`Failure::report`].
 pub fn execute(arguments: Arguments) -> Result<i32, Failure> {
+    privacy::forbid_core_dumps()?;
     match arguments.command {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),

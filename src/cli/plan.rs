@@ -5,13 +5,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::failure::SUCCESS;
-use super::table::{BOLD, Cell, GREEN, RED, Table, span, terminal_width};
+use super::table::{BOLD, Cell, GREEN, RED, Table, terminal_width};
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::directory;
 use crate::domain::{Advice, Capacity, Demand, Latency, Plan as Figures, Policy, Timestamp};
 use crate::store::sqlite::Reader;
+use crate::view::span;
 
 #[derive(Debug, Args)]
 pub(super) struct Plan {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::failure::SUCCESS;
-use super::table::{Cell, Table, span, state_style, terminal_width};
+use super::table::{Cell, Table, printable_json, state_style, terminal_width};
 use super::{ConfigFiles, Failure, runtime};
 use crate::clock::SystemClock;
 use crate::domain::{Observation, SessionId, Snapshot};
+use crate::view::span;
 use crate::yoti::SessionApi;
 
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ impl Poll {
         };
         let mut out = anstream::stdout().lock();
         if self.json {
-            writeln!(out, "{}", json(self.id, &snapshot))?;
+            writeln!(out, "{}", printable_json(json(self.id, &snapshot).to_string()))?;
         } else {
             write(&mut out, self.id, &snapshot)?;
         }

@@ -6,7 +6,7 @@ use tracing::{error, info};
 
 use super::failure::SUCCESS;
 use super::logging::{self, Logging};
-use super::{ConfigFiles, Failure, runtime};
+use super::{ConfigFiles, Failure, privacy, runtime};
 use crate::app::{self, Control};
 use crate::config::Config;
 
@@ -22,6 +22,7 @@ const INTERRUPTED: i32 = 130;
 impl Run {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.complete()?;
+        privacy::make_private_files();
         let logging = logging::start(&config.log)?;
         let runtime = runtime()?;
         let ended = runtime.block_on(async {

@@ -1,48 +1,32 @@
 use std::io::Write;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::failure::SUCCESS;
-use super::table::{Cell, DIM, RED, Table, phase_style, relative, terminal_width};
-use super::view::SessionView;
+use super::table::{Cell, DIM, RED, Table, phase_style, printable_json, terminal_width};
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
-use crate::domain::{Phase, Progress, Session, Timestamp};
+use crate::domain::{Phase, PhaseName, Progress, Session, Timestamp};
 use crate::refresh::{self, Refreshed};
 use crate::store::sqlite::Reader;
+use crate::view::{SessionView, relative};
 
 #[derive(Debug, Args)]
 pub(super) struct Sessions {
     #[command(flatten)]
     config: ConfigFiles,
     /// Only sessions in this phase
-    #[arg(long)]
+    #[arg(long, value_parser = phase_names())]
     phase: Option<PhaseName>,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PhaseName {
-    Pending,
-    Quiet,
-    Active,
-    Failing,
-    Ended,
-}
-
-impl PhaseName {
-    const fn holds(self, phase: Phase) -> bool {
-        matches!(
-            (self, phase),
-            (Self::Pending, Phase::Pending)
-                | (Self::Quiet, Phase::Quiet)
-                | (Self::Active, Phase::Active)
-                | (Self::Failing, Phase::Failing)
-                | (Self::Ended, Phase::Ended(_))
-        )
-    }
+fn phase_names() -> impl TypedValueParser<Value = PhaseName> {
+    PossibleValuesParser::new(PhaseName::ALL.map(PhaseName::as_str))
+        .try_map(|name| PhaseName::parse(&name).ok_or("no phase of that name"))
 }
 
 impl Sessions {
@@ -52,12 +36,12 @@ impl Sessions {
         let reader = Reader::open(&config.store.path)?;
         let now = SystemClock.now().wall;
         let mut sessions = reader.sessions()?;
-        sessions.retain(|s| self.phase.is_none_or(|phase| phase.holds(s.phase(now))));
+        sessions.retain(|s| self.phase.is_none_or(|phase| s.phase(now).name() == phase));
         let mut out = anstream::stdout().lock();
         if self.json {
             let views: Vec<_> = sessions.iter().map(|s| SessionView::of(s, now)).collect();
-            serde_json::to_writer(&mut out, &views).map_err(std::io::Error::from)?;
-            writeln!(out)?;
+            let json = serde_json::to_string(&views).map_err(std::io::Error::from)?;
+            writeln!(out, "{}", printable_json(json))?;
             return Ok(SUCCESS);
         }
         let mut table = Table::new(&[

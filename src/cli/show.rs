@@ -5,14 +5,15 @@ use clap::Args;
 use super::failure::SUCCESS;
 use super::sessions::progress;
 use super::table::{
-    BOLD, Cell, DIM, RED, Table, phase_style, relative, state_style, terminal_width,
+    BOLD, Cell, DIM, RED, Table, phase_style, printable_json, state_style, terminal_width,
 };
-use super::view::SessionView;
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Record, Session, SessionId, Timestamp};
 use crate::refresh;
-use crate::store::sqlite::{EventFilter, Reader};
+use crate::store::EventFilter;
+use crate::store::sqlite::Reader;
+use crate::view::{SessionView, relative, said};
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -44,7 +45,7 @@ impl Show {
         let mut timeline: Vec<Record> = Vec::new();
         loop {
             let after = timeline.last().map_or(0, |event| event.sequence);
-            let page = reader.events(after, PAGE, &filter)?;
+            let page = reader.events(after, PAGE, filter)?;
             let last = page.len() < PAGE;
             timeline.extend(page);
             if last {
@@ -58,7 +59,7 @@ impl Show {
                 "session": SessionView::of(&session, now),
                 "events": timeline,
             });
-            writeln!(out, "{view}")?;
+            writeln!(out, "{}", printable_json(view.to_string()))?;
         } else {
             write(&mut out, &session, &timeline, now)?;
         }
@@ -113,30 +114,4 @@ fn write(
         ]);
     }
     events.write(out, terminal_width())
-}
-
-/// What an event says beyond its type, in a few words.
-pub(super) fn said(event: &Record) -> String {
-    let Ok(data) = serde_json::from_str::<serde_json::Value>(event.data.get()) else {
-        return String::new();
-    };
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    let resource = &data["resource"];
-    let name = format!("{} {}", text(&resource["type"]), text(&resource["id"]));
-    match event.kind.as_str() {
-        "ibvwatch.resource.state_changed" => {
-            format!("{} \u{2192} {}  {name}", text(&data["from"]), text(&data["to"]))
-        }
-        "ibvwatch.resource.added" => format!("{}  {name}", text(&data["state"])),
-        "ibvwatch.resource.removed" => format!("{}  {name}", text(&data["last_state"])),
-        "ibvwatch.session.observed" => {
-            let count = data["resources"].as_array().map_or(0, Vec::len);
-            format!("{count} resources, {} required", data["progress"]["required"])
-        }
-        "ibvwatch.session.ended" => text(&data["reason"]),
-        "ibvwatch.session.poll_failing" | "ibvwatch.session.poll_recovered" => {
-            text(&data["error"]["message"])
-        }
-        _ => String::new(),
-    }
 }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::domain::{Phase, ResourceState, Timestamp};
+use crate::domain::{Phase, ResourceState, is_visible};
 
 /// Rows of cells; the widest column gives way when the terminal is too narrow.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Cell {
     pub(super) fn styled(text: impl Into<String>, style: Style) -> Self {
         // Labels and states come from outside; they must not steer a terminal.
         let text =
-            text.into().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+            text.into().chars().map(|c| if is_visible(c) { c } else { '\u{fffd}' }).collect();
         Self { text, style }
     }
 }
@@ -104,34 +104,36 @@ pub(super) fn shortened(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['\u{2026}']).collect()
 }
 
+/// JSON as it is to be printed: on a terminal, what could steer it is written as JSON's own escape,
+/// which means the same.
+pub(super) fn printable_json(json: String) -> String {
+    json_for(io::stdout().is_terminal(), json)
+}
+
+/// Between its strings JSON holds nothing that is not visible but white space.
+fn json_for(is_terminal: bool, json: String) -> String {
+    let hidden = |c: char| !is_visible(c) && !c.is_ascii_whitespace();
+    if !is_terminal || !json.contains(hidden) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        if hidden(c) {
+            let mut units = [0; 2];
+            escaped.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
 /// The terminal's width; `None` where standard output is not one, and nothing is cut.
 pub(super) fn terminal_width() -> Option<usize> {
     if !io::stdout().is_terminal() {
         return None;
     }
     terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
-}
-
-/// How far `at` lies from `now`, in two units at most: `3d 4h`, `12m 5s ago`.
-pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
-    if at >= now { span(at.since(now)) } else { format!("{} ago", span(now.since(at))) }
-}
-
-pub(super) fn span(duration: std::time::Duration) -> String {
-    let seconds = duration.as_secs();
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let Some(first) = units.iter().position(|(unit, _)| seconds >= *unit) else {
-        return "0s".to_owned();
-    };
-    let mut rest = seconds;
-    let mut parts = Vec::new();
-    for (unit, name) in units.iter().skip(first).take(2) {
-        if rest >= *unit {
-            parts.push(format!("{}{name}", rest / unit));
-        }
-        rest %= unit;
-    }
-    parts.join(" ")
 }
 
 pub(super) const fn phase_style(phase: Phase) -> Style {
@@ -155,8 +157,6 @@ pub(super) const fn state_style(state: &ResourceState) -> Style {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn render(table: &Table, width: Option<usize>) -> String {
@@ -187,10 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn spans_have_two_units_at_most() {
-        assert_eq!(span(Duration::from_secs(0)), "0s");
-        assert_eq!(span(Duration::from_secs(59)), "59s");
-        assert_eq!(span(Duration::from_secs(3_600)), "1h");
-        assert_eq!(span(Duration::from_secs(90_061)), "1d 1h");
+    fn json_on_a_terminal_means_the_same_and_steers_nothing() {
+        let value = serde_json::json!({ "a\u{9b}31m\u{7f}": "\u{202e}\u{e0041}\u{1b}[2J é" });
+        let json = format!("{value}\n");
+        assert_eq!(json_for(false, json.clone()), json);
+        let shown = json_for(true, json);
+        assert!(shown.trim_end().chars().all(is_visible), "{shown:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn auth(sources: &mut Sources, environment: &Environment) -> Auth {
 fn method(sources: &mut Sources) -> AuthMethod {
     let key = "api.auth.method";
     let token_url = sources.parsed("api.auth.token_url").unwrap_or_default();
-    let scopes = sources.take("api.auth.scopes", scopes).unwrap_or_default();
+    let scopes = scopes(sources).unwrap_or_default();
     match sources.text(key).as_deref() {
         None | Some("signed_request") => AuthMethod::SignedRequest,
         Some("bearer") => AuthMethod::Bearer { token_url, scopes },
@@ -55,15 +55,10 @@ fn method(sources: &mut Sources) -> AuthMethod {
     }
 }
 
-fn scopes(value: config::Value) -> Result<Scopes, String> {
-    let mistake = |_| "write a list of texts, like [\"idv:sessions\"]".to_owned();
-    let items = value.into_array().map_err(mistake)?;
-    let items: Vec<String> = items
-        .into_iter()
-        .map(config::Value::into_string)
-        .collect::<Result<_, _>>()
-        .map_err(mistake)?;
-    Scopes::new(items).map_err(|error| error.to_string())
+fn scopes(sources: &mut Sources) -> Option<Scopes> {
+    let key = "api.auth.scopes";
+    let items = sources.texts(key, "texts, like [\"idv:sessions\"]")?;
+    Scopes::new(items).map_err(|error| sources.problem(key, error.to_string())).ok()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub type Environment = BTreeMap<String, String>;
 const PREFIX: &str = "IBVWATCH";
 const LEVEL: &str = "__";
 /// Keys that hold lists: in the environment their items are separated by commas.
-const LISTS: [&str; 2] = ["api.auth.scopes", "sessions.directories"];
+const LISTS: [&str; 3] = ["api.auth.scopes", "http.allowed_hosts", "sessions.directories"];
 
 /// Something wrong with the configuration: where it stands, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,6 +122,15 @@ impl Sources {
         self.take(key, |value| {
             let text = value.into_string().map_err(|_| "write a text".to_owned())?;
             text.parse().map_err(|error: T::Err| error.to_string())
+        })
+    }
+
+    /// A list of texts; `what` says of what, for whoever wrote something else.
+    pub(super) fn texts(&mut self, key: &'static str, what: &str) -> Option<Vec<String>> {
+        self.take(key, |value| {
+            let mistake = |_| format!("write a list of {what}");
+            let items = value.into_array().map_err(mistake)?;
+            items.into_iter().map(|item| item.into_string().map_err(mistake)).collect()
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::entry::{entry, nearest, shortened};
 use super::problem::Problem;
-use super::syntax::{Fault, Node, Syntax, Value};
+use super::syntax::{Fault, Faults, Node, Syntax, Value};
 use crate::domain::Entry;
 
 /// The entries of one file.
@@ -28,7 +28,7 @@ pub(super) struct Named {
 /// All that is wrong with the file, up to a number that a person would read.
 pub(super) fn parse(path: &Path, bytes: &[u8], syntax: Syntax) -> Result<Content, Vec<Problem>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     let mut found = Vec::new();
     match text(bytes).and_then(|text| syntax.parse(text)).and_then(|root| nodes(root, syntax)) {
         Ok(nodes) => {
@@ -37,10 +37,10 @@ pub(super) fn parse(path: &Path, bytes: &[u8], syntax: Syntax) -> Result<Content
                 found.extend(entry(node, &mut faults).map(|entry| (at, entry)));
             }
         }
-        Err(fault) => faults.push(fault),
+        Err(fault) => faults.add(fault),
     }
     let lines = Lines { bytes, at: 0, line: 1 };
-    if faults.is_empty() {
+    if faults.count == 0 {
         Ok(content(path, found, lines))
     } else {
         Err(problems(path, faults, lines))
@@ -151,26 +151,22 @@ pub(super) fn others(count: usize) -> String {
     }
 }
 
-/// What is wrong with one file beyond this is only counted.
-const MOST_PROBLEMS: usize = 20;
-
-fn problems(path: &Path, mut faults: Vec<Fault>, mut lines: Lines<'_>) -> Vec<Problem> {
-    faults.sort_by_key(|fault| fault.at);
-    let count = faults.len();
+fn problems(path: &Path, faults: Faults, mut lines: Lines<'_>) -> Vec<Problem> {
+    let more = faults.count - faults.first.len();
     let mut problems: Vec<Problem> = faults
+        .first
         .into_iter()
-        .take(MOST_PROBLEMS)
         .map(|fault| Problem {
             path: path.to_owned(),
             line: Some(lines.of(fault.at)),
             message: fault.message,
         })
         .collect();
-    if count > MOST_PROBLEMS {
+    if more > 0 {
         problems.push(Problem {
             path: path.to_owned(),
             line: None,
-            message: format!("{} more mistakes; correct these first", count - MOST_PROBLEMS),
+            message: format!("{more} more mistakes; correct these first"),
         });
     }
     problems

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::absolute;
 use super::scanner::{Found, Listing, Scanner};
-use crate::domain::{Entry, Labels, SessionId, Timestamp};
+use crate::domain::{Entry, Labels, SessionId, Timestamp, Visible};
 
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
@@ -50,7 +50,8 @@ fn file_name(id: SessionId) -> String {
     format!("{id}.json")
 }
 
-fn write(directory: &Path, path: &Path, entry: &Entry) -> io::Result<()> {
+/// What a session file says that names this entry alone.
+pub(super) fn text(entry: &Entry) -> io::Result<Vec<u8>> {
     #[derive(Serialize)]
     struct Written<'a> {
         session_id: SessionId,
@@ -69,6 +70,11 @@ fn write(directory: &Path, path: &Path, entry: &Entry) -> io::Result<()> {
         interval: entry.interval.map(|interval| humantime::format_duration(interval).to_string()),
     })?;
     text.push(b'\n');
+    Ok(text)
+}
+
+fn write(directory: &Path, path: &Path, entry: &Entry) -> io::Result<()> {
+    let text = text(entry)?;
     let mut file = tempfile::Builder::new()
         .prefix(".ibvwatch-")
         .suffix(".tmp")
@@ -139,13 +145,19 @@ fn named(listings: &[Listing], id: SessionId) -> Named {
                             found.own.push(path.clone());
                         }
                         Some(named) => {
-                            found.places.push(format!("{}:{}", path.display(), named.line));
+                            found.places.push(format!(
+                                "{}:{}",
+                                Visible(path.display()),
+                                named.line
+                            ));
                         }
                         None => {}
                     }
                 }
                 Found::Bad(_) | Found::Unsettled if is_own => found.own.push(path.clone()),
-                Found::Bad(_) | Found::Unsettled => found.unread.push(path.display().to_string()),
+                Found::Bad(_) | Found::Unsettled => {
+                    found.unread.push(Visible(path.display()).to_string());
+                }
             }
         }
     }

@@ -4,16 +4,16 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use super::syntax::{Fault, Node, Value};
+use super::syntax::{Fault, Faults, Node, Value};
 use crate::domain::{Entry, InvalidSessionId, Labels, SessionId, Timestamp};
 
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(31 * 86_400);
 
 /// The entry, unless something is wrong with it, which is then added to `faults`.
-pub(super) fn entry(node: Node<'_>, faults: &mut Vec<Fault>) -> Option<Entry> {
-    let before = faults.len();
-    let mut blame = |at, message| faults.push(Fault { at, message });
+pub(super) fn entry(node: Node<'_>, faults: &mut Faults) -> Option<Entry> {
+    let before = faults.count;
+    let mut blame = |at, message| faults.add(Fault { at, message });
     let mut entry = bare(SessionId::from_bytes([0; 16]));
     match node.value {
         Value::Text(id) => match session_id(&id) {
@@ -29,7 +29,7 @@ pub(super) fn entry(node: Node<'_>, faults: &mut Vec<Fault>) -> Option<Entry> {
             );
         }
     }
-    (faults.len() == before).then_some(entry)
+    (faults.count == before).then_some(entry)
 }
 
 fn bare(session_id: SessionId) -> Entry {

@@ -12,8 +12,9 @@ use super::content::{self, Content};
 use super::problem::Problem;
 use super::syntax::Syntax;
 
-/// Far above any list of sessions that one daemon could poll.
-const LARGEST: u64 = 64 << 20;
+/// Hundreds of thousands of sessions. What is read may take some thirty times as much memory for
+/// a moment, if it is made for that.
+const LARGEST: u64 = 16 << 20;
 
 /// Equal for two looks at a file only if nobody wrote to it in between, as far as the
 /// resolution of the file system's clock can tell.

@@ -8,7 +8,10 @@ use tracing::{info, warn};
 use super::problem::Problem;
 use super::wanted::Step;
 use super::watch::Report;
-use crate::domain::Timestamp;
+use crate::domain::{Timestamp, Visible};
+
+/// Of one scan; files may be bad by the thousand.
+const MOST_LINES: usize = 100;
 
 #[derive(Debug, Default)]
 pub(super) struct Journal {
@@ -20,11 +23,14 @@ impl Journal {
     /// Logs what changed with this scan, and brings the report up to date.
     pub(super) fn note(&mut self, step: &Step, now: Timestamp, report: &mut Report) {
         let news = self.news(step);
-        for problem in &news.begun {
+        for problem in news.begun.iter().take(MOST_LINES) {
             warn!("{problem}");
         }
-        for path in &news.over {
-            info!("{}: nothing is wrong with it any more", path.display());
+        if let more @ 1.. = news.begun.len().saturating_sub(MOST_LINES) {
+            warn!("{more} more problems with session files; `ibvwatch check` lists them all");
+        }
+        for path in news.over.iter().take(MOST_LINES) {
+            info!("{}: nothing is wrong with it any more", Visible(path.display()));
         }
         let problems = news.begun.iter().filter(|problem| step.problems.contains(problem));
         *report = Report {
@@ -131,6 +137,37 @@ mod tests {
         assert_eq!(note(step(&[])), ["INFO a.json: nothing is wrong with it any more"]);
         assert_eq!(note(step(&[])), [""; 0]);
         assert_eq!(report.problems_total, 2);
+    }
+
+    #[test]
+    fn a_thousand_problems_at_once_are_a_hundred_lines_and_one_that_says_so() {
+        let messages: Vec<String> = (0..1_000).map(|n| format!("is odd in way {n:04}")).collect();
+        let messages: Vec<&str> = messages.iter().map(String::as_str).collect();
+        let (mut journal, mut report) = (Journal::default(), Report::default());
+        let now = Timestamp::from_millis(0);
+        let lines = logged(|| journal.note(&step(&messages), now, &mut report));
+        assert_eq!(lines.len(), 101);
+        assert!(lines[100].contains("900 more"), "{}", lines[100]);
+        assert_eq!(report.problems_total, 1_000);
+    }
+
+    #[test]
+    fn the_name_of_a_file_forges_no_line_of_the_log() {
+        let problem = Problem {
+            path: PathBuf::from("x\n2026-11-23T10:15:30Z ERROR the key is revoked\u{1b}[2J.json"),
+            line: None,
+            message: "is\rodd".to_owned(),
+        };
+        let bad = Step { problems: [problem].into(), ..Step::default() };
+        let (mut journal, mut report) = (Journal::default(), Report::default());
+        let now = Timestamp::from_millis(0);
+        let lines = logged(|| {
+            journal.note(&bad, now, &mut report);
+            journal.note(&Step::default(), now, &mut report);
+        });
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("x\\u{a}2026")), "{lines:?}");
+        assert!(!lines.concat().chars().any(char::is_control), "{lines:?}");
     }
 
     #[test]

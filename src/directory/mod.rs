@@ -13,6 +13,8 @@ mod content;
 mod edit;
 mod entry;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod hints;
 mod journal;
 mod problem;

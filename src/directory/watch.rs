@@ -61,9 +61,10 @@ const LONGEST_BURST: Duration = Duration::from_secs(1);
 
 const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
 
-/// Watches the directories and sends every change of the wanted set, from the empty one on.
-/// `known` are the sessions that were wanted before the start: named by no file, they become
-/// unwanted like any other. The report tells when the first scan is done.
+/// Watches the directories and sends every change of the wanted set, from the empty one on. The
+/// first scan is sent even if nothing changes by it, so that whoever takes it knows that it is
+/// done. `known` are the sessions that were wanted before the start: named by no file, they become
+/// unwanted like any other. The report goes on from what it is.
 ///
 /// Goes on until it is dropped. However slowly the receiver takes the changes, none is lost:
 /// the next one then covers all that happened meanwhile.
@@ -93,6 +94,7 @@ pub(super) async fn follow(
     deltas: &mpsc::Sender<Delta>,
     report: &watch::Sender<Report>,
 ) -> Result<Infallible, WatchError> {
+    let mut is_first = true;
     loop {
         let look = tokio::task::spawn_blocking(move || {
             let seen = eyes.look();
@@ -101,7 +103,7 @@ pub(super) async fn follow(
         let (step, wake_at);
         (eyes, (step, wake_at)) = look.await?;
         report.send_modify(|report| eyes.journal.note(&step, clock.now().wall, report));
-        if !step.delta.is_empty() {
+        if std::mem::take(&mut is_first) || !step.delta.is_empty() {
             deltas.send(step.delta).await.map_err(|_| WatchError::ReceiverGone)?;
         }
         let now = Instant::now();

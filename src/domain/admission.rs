@@ -87,15 +87,15 @@ impl Admission {
         let Answer { observation, state, sent, arrived } = answer;
         let last_word = state.as_ref().unwrap_or(&observation);
         let turn = self.breaker.answered(session.id(), last_word, live, now, policy, rng);
-        let outage = self.breaker.cause().is_some();
+        let outage = self.breaker.open().is_some();
         let exchange = Exchange { sent, arrived, outage };
         (turn, session.observe(observation, state, exchange, policy, rng))
     }
 
-    /// Why polls pause, if they do.
+    /// Why and since when polls pause, if they do.
     #[must_use]
-    pub const fn cause(&self) -> Option<Cause> {
-        self.breaker.cause()
+    pub const fn unavailable(&self) -> Option<(Cause, Timestamp)> {
+        self.breaker.open()
     }
 
     /// How many times as far apart as configured polls come.

@@ -131,12 +131,12 @@ impl Breaker {
         }
     }
 
-    /// Why polls pause, if they do.
+    /// Why and since when polls pause, if they do.
     #[must_use]
-    pub const fn cause(&self) -> Option<Cause> {
+    pub const fn open(&self) -> Option<(Cause, Timestamp)> {
         match self.state {
             State::Closed => None,
-            State::Open { cause, .. } => Some(cause),
+            State::Open { cause, since, .. } => Some((cause, since)),
         }
     }
 

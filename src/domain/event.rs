@@ -210,11 +210,17 @@ impl EventKind {
         }
     }
 
+    /// The `type` without the leading `ibvwatch.`.
+    #[must_use]
+    pub fn short_name(self) -> &'static str {
+        self.as_str().trim_start_matches("ibvwatch.")
+    }
+
     /// The kind of that CloudEvents `type`, with or without the leading `ibvwatch.`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let full = |kind: &Self| kind.as_str() == text;
-        let short = |kind: &Self| kind.as_str().strip_prefix("ibvwatch.") == Some(text);
+        let short = |kind: &Self| kind.short_name() == text;
         Self::ALL.into_iter().find(|kind| full(kind) || short(kind))
     }
 }

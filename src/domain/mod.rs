@@ -6,6 +6,7 @@
 
 mod admission;
 mod breaker;
+mod census;
 mod event;
 mod id;
 mod labels;
@@ -18,9 +19,11 @@ mod resource;
 mod schedule;
 mod session;
 mod time;
+mod visible;
 
 pub use admission::{Admission, Admitted, Answer};
 pub use breaker::{Breaker, Cause, Gate, Turn};
+pub use census::{Census, Tally};
 pub use event::{ApiDetail, ApiEvent, Detail, EndReason, Event, EventKind, Record};
 pub use id::{InvalidSessionId, SessionId};
 pub use labels::{InvalidLabels, Labels};
@@ -31,5 +34,6 @@ pub use policy::Policy;
 pub use queue::{DueQueue, Wake};
 pub use resource::{Listed, Progress, Resource, ResourceKey, ResourceState};
 pub use schedule::{Backoff, Urgency, jittered};
-pub use session::{Entry, Exchange, Phase, Schedule, Session, Transition};
+pub use session::{Entry, Exchange, Phase, PhaseName, Schedule, Session, Transition};
 pub use time::{InvalidTimestamp, Now, Step, Timestamp};
+pub use visible::{Visible, is_visible};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::census::Moments;
 use super::id::SessionId;
 use super::schedule::Urgency;
 use super::time::Timestamp;
@@ -37,6 +38,8 @@ pub struct DueQueue {
     timers: BTreeSet<(Timestamp, SessionId)>,
     polls: [BTreeSet<(Timestamp, SessionId)>; POLL_LANES],
     wakes: HashMap<SessionId, Wake>,
+    /// When the polls fall due, each counted once.
+    due: Moments,
     taken: u64,
 }
 
@@ -50,6 +53,9 @@ impl DueQueue {
         for (at, urgency) in wake.places() {
             self.polls[urgency as usize].insert((at, id));
         }
+        if let Some((at, _)) = wake.poll {
+            self.due.add(at);
+        }
         self.wakes.insert(id, wake);
     }
 
@@ -58,6 +64,9 @@ impl DueQueue {
         self.timers.remove(&(wake.timer, id));
         for (at, urgency) in wake.places() {
             self.polls[urgency as usize].remove(&(at, id));
+        }
+        if let Some((at, _)) = wake.poll {
+            self.due.remove(at);
         }
     }
 
@@ -98,6 +107,12 @@ impl DueQueue {
     #[must_use]
     pub fn next_poll(&self) -> Option<Timestamp> {
         self.polls.iter().filter_map(|lane| lane.first()).map(|&(at, _)| at).min()
+    }
+
+    /// How many polls were due by the last whole second.
+    #[must_use]
+    pub fn overdue(&self, now: Timestamp) -> usize {
+        self.due.up_to(now)
     }
 
     #[must_use]

@@ -116,7 +116,20 @@ pub enum Phase {
     Ended(EndReason),
 }
 
-impl Phase {
+/// A [`Phase`] as it is written: without how a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PhaseName {
+    Pending,
+    Quiet,
+    Active,
+    Failing,
+    Ended,
+}
+
+impl PhaseName {
+    pub const ALL: [Self; 5] =
+        [Self::Pending, Self::Quiet, Self::Active, Self::Failing, Self::Ended];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -124,8 +137,31 @@ impl Phase {
             Self::Quiet => "quiet",
             Self::Active => "active",
             Self::Failing => "failing",
-            Self::Ended(_) => "ended",
+            Self::Ended => "ended",
         }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text)
+    }
+}
+
+impl Phase {
+    #[must_use]
+    pub const fn name(self) -> PhaseName {
+        match self {
+            Self::Pending => PhaseName::Pending,
+            Self::Quiet => PhaseName::Quiet,
+            Self::Active => PhaseName::Active,
+            Self::Failing => PhaseName::Failing,
+            Self::Ended(_) => PhaseName::Ended,
+        }
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.name().as_str()
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::TokioClock;
 use crate::config::Limits;
 use crate::domain::{Entry, Labels, Listed, Problem, Record, SessionId, Snapshot, Timestamp};
-use crate::store::{Context, MemoryStore};
+use crate::store::{Context, Gauges, MemoryStore};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -71,6 +71,7 @@ struct World {
     store: Arc<MemoryStore>,
     api: Arc<Api>,
     stop: CancellationToken,
+    reported: watch::Receiver<Report>,
     poller: JoinHandle<Result<(), PollerError>>,
     time: JoinHandle<()>,
 }
@@ -101,8 +102,15 @@ impl World {
             bucket: watch::Sender::new(bucket).subscribe(),
             max_in_flight: watch::Sender::new(limits.max_in_flight).subscribe(),
         };
-        let poller =
-            Poller::new(Arc::clone(&store), Arc::clone(&api), Arc::clone(&clock), settings, 2);
+        let (report, reported) = watch::channel(Report::default());
+        let poller = Poller::new(
+            Arc::clone(&store),
+            Arc::clone(&api),
+            Arc::clone(&clock),
+            settings,
+            2,
+            report,
+        );
         let stop = CancellationToken::new();
         let time = {
             let store = Arc::clone(&store);
@@ -112,7 +120,7 @@ impl World {
             })
         };
         let poller = tokio::spawn(poller.run(stop.clone()));
-        Self { store, api, stop, poller, time }
+        Self { store, api, stop, reported, poller, time }
     }
 
     async fn track(&self, count: u8) {
@@ -301,5 +309,51 @@ async fn a_poll_that_waits_for_its_turn_is_not_made_once_the_api_asks_for_fewer(
     world.track(5).await;
     sleep(30 * SECOND).await;
     assert_eq!(world.api.asked().len(), 1);
+    world.stop().await;
+}
+
+/// The longest time between two beats in the next minutes.
+async fn longest_silence(world: &World, minutes: u32) -> Duration {
+    let mut longest = Duration::ZERO;
+    for _ in 0..minutes * 600 {
+        sleep(SECOND / 10).await;
+        longest = longest.max(world.reported.borrow().heartbeat.elapsed());
+    }
+    longest
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_shows_that_it_goes_round_whatever_it_waits_for() {
+    let at_least_every = SECOND + SECOND / 10;
+    let world = World::start(Limits { rate: 0.1, burst: 3, max_in_flight: 2 }, Policy::default());
+    assert!(longest_silence(&world, 1).await <= at_least_every, "without a session");
+    world.api.state.lock().unwrap().takes = MINUTE;
+    world.track(5).await;
+    assert!(longest_silence(&world, 1).await <= at_least_every, "all slots in flight");
+    assert_eq!(world.reported.borrow().in_flight, 2);
+    world.api.state.lock().unwrap().takes = Duration::ZERO;
+    assert!(longest_silence(&world, 3).await <= at_least_every, "without a token");
+    world.api.tell(limited(600));
+    assert!(longest_silence(&world, 9).await <= at_least_every, "in a pause");
+    assert!(world.reported.borrow().unavailable.is_some());
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_reported_while_it_lasts() {
+    let world = World::start(limits(), Policy::default());
+    world.track(20).await;
+    let began = Timestamp::from_millis(1_795_000_000_000);
+    world.api.tell(Observation::Unauthorized(problem(ProblemKind::Unauthorized)));
+    sleep(10 * MINUTE).await;
+    let report = world.reported.borrow().clone();
+    let (cause, since) = report.unavailable.unwrap();
+    assert_eq!(cause, Cause::Unauthorized);
+    assert!(since.since(began) < MINUTE, "{since}");
+    assert_eq!(report.error.unwrap().kind, ProblemKind::Unauthorized);
+    world.api.tell(good());
+    sleep(10 * MINUTE).await;
+    let report = world.reported.borrow().clone();
+    assert!(report.unavailable.is_none() && report.error.is_none(), "{report:?}");
     world.stop().await;
 }

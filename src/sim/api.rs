@@ -88,6 +88,8 @@ where
                 truth().paced(move |body| Served::dripping(body, bytes_per_second))
             }
             Effect::WrongSession => anothers_configuration(world, session),
+            Effect::GzipBomb { bytes } => Reply::gzip_bomb(bytes),
+            Effect::Flicker => truth().flickering(&mut world.state().rng),
         });
     }
     let response = reply.unwrap_or_else(truth).into_response(world);

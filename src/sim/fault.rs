@@ -61,6 +61,11 @@ pub enum Effect {
     Drip { bytes_per_second: u32 },
     /// The configuration of another session.
     WrongSession,
+    /// 200 with some thousandth of that, which unpacks to so many bytes of white space. Says that
+    /// it is packed, whether or not that was asked for.
+    GzipBomb { bytes: u64 },
+    /// The true answer, but for the state of each resource, which is drawn anew.
+    Flicker,
 }
 
 impl Effect {
@@ -90,6 +95,8 @@ impl Effect {
             Self::Reset => "reset",
             Self::Drip { .. } => "drip",
             Self::WrongSession => "wrong_session",
+            Self::GzipBomb { .. } => "gzip_bomb",
+            Self::Flicker => "flicker",
         }
     }
 }

@@ -59,9 +59,9 @@
 //! curl $sim/tokens/revoke -X POST                               # 401 for every bearer token
 //! ```
 //!
-//! The effects, as in [`Effect`]: `"hang"`, `"html"`, `"reset"`, `"wrong_session"`,
+//! The effects, as in [`Effect`]: `"hang"`, `"html"`, `"reset"`, `"wrong_session"`, `"flicker"`,
 //! `{"status": {"status", "headers"?, "body"?}}`, `{"delay": {"millis"}}`,
-//! `{"truncate": {"bytes"}}`, `{"garbage": {"bytes"}}`, `{"huge": {"bytes"}}`,
+//! `{"truncate": {"bytes"}}`, `{"garbage": {"bytes"}}`, `{"huge": {"bytes"}}`, `{"gzip_bomb": {"bytes"}}`,
 //! `{"redirect": {"location"}}`, `{"drip": {"bytes_per_second"}}`. Each may be narrowed by
 //! `session`, `endpoint` (`configuration`, `session`, `token`), `times` and `probability`.
 

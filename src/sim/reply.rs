@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, LOCATION};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
 
 use super::answer::Problem;
 use super::body::Served;
@@ -66,6 +68,31 @@ impl Reply {
         let mut reply = Self::new(StatusCode::FOUND, "text/plain", Bytes::new());
         reply.headers.insert(LOCATION, value);
         reply
+    }
+
+    pub(super) fn gzip_bomb(bytes: u64) -> Self {
+        /// Members of a gzip file unpack to the concatenation of what each unpacks to.
+        const MEMBER: &[u8] = include_bytes!("mebibyte_of_blanks.gz");
+        const MOST_MEMBERS: u64 = 1 << 16;
+        let members = bytes.div_ceil(1 << 20).min(MOST_MEMBERS);
+        let body = MEMBER.repeat(usize::try_from(members).unwrap_or(usize::MAX));
+        let mut reply = Self::json(StatusCode::OK, body.into());
+        reply.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        reply
+    }
+
+    /// With another state for each resource, if the body is a configuration.
+    pub(super) fn flickering(mut self, rng: &mut StdRng) -> Self {
+        let Ok(mut body) = serde_json::from_slice::<serde_json::Value>(&self.body) else {
+            return self;
+        };
+        let resources = body.pointer_mut("/capture/required_resources");
+        for resource in resources.and_then(|list| list.as_array_mut()).into_iter().flatten() {
+            let states = ["REQUIRED", "IN_PROGRESS", "COMPLETE"];
+            resource["state"] = states[rng.random_range(0..states.len())].into();
+        }
+        self.body = body.to_string().into();
+        self
     }
 
     fn mistake(text: String) -> Self {

@@ -1,10 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Sink, SinkError};
+use crate::clock::Clock;
+use crate::domain::Timestamp;
 use crate::failpoint::Failpoint;
 use crate::store::{Store, StoreError};
 
@@ -17,13 +20,23 @@ pub enum DispatchError {
     Store(#[from] StoreError),
 }
 
+/// How a sink fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// When the oldest event happened that was taken up and is not delivered yet.
+    pub oldest: Option<Timestamp>,
+    /// Since when delivery fails, and how it failed last.
+    pub failing: Option<(Timestamp, String)>,
+}
+
 /// Events read at once: enough that one write of the cursor serves many events, few enough
 /// that little is delivered twice when the process dies before that write.
 const BATCH: usize = 256;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Carries events from the log to a sink, and moves its cursor once they are delivered.
+/// Carries events from the log to a sink, and moves its cursor once they are delivered; `report`
+/// says how that goes.
 ///
 /// # Errors
 /// The sink is closed, or the store has failed for good. Otherwise it returns once `flush` is
@@ -31,6 +44,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub async fn dispatch<S: Store, K: Sink>(
     store: Arc<S>,
     mut sink: K,
+    clock: Arc<dyn Clock>,
+    report: watch::Sender<Report>,
     flush: CancellationToken,
 ) -> Result<(), DispatchError> {
     let name = sink.name();
@@ -44,12 +59,18 @@ pub async fn dispatch<S: Store, K: Sink>(
         };
         let Some(last) = events.last().map(|event| event.sequence) else { continue };
         Failpoint::Read.reached();
+        report.send_modify(|report| report.oldest = events.first().map(|event| event.time));
         let mut retry = RETRY_FIRST;
         loop {
             match sink.deliver(&events).await {
                 Ok(()) => break,
                 Err(SinkError::Closed) => return Err(DispatchError::Closed(name)),
                 Err(SinkError::Failed(message)) => {
+                    report.send_modify(|report| {
+                        let since = report.failing.take().map(|(since, _)| since);
+                        let since = since.unwrap_or_else(|| clock.now().wall);
+                        report.failing = Some((since, message.clone()));
+                    });
                     if retry == RETRY_FIRST {
                         warn!(sink = name, "events can't be delivered, trying again: {message}");
                     }
@@ -61,8 +82,10 @@ pub async fn dispatch<S: Store, K: Sink>(
         if retry > RETRY_FIRST {
             info!(sink = name, "events are delivered again");
         }
+        report.send_modify(|report| report.failing = None);
         Failpoint::Delivered.reached();
         store.ack_events(name, last).await?;
         Failpoint::Acknowledged.reached();
+        report.send_modify(|report| report.oldest = None);
     }
 }

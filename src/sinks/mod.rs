@@ -2,11 +2,13 @@
 //! back no other.
 
 mod dispatcher;
+mod journald;
 mod stdout;
 
 use std::future::Future;
 
-pub use dispatcher::{DispatchError, dispatch};
+pub use dispatcher::{DispatchError, Report, dispatch};
+pub use journald::Journald;
 pub use stdout::Stdout;
 
 use crate::domain::Record;

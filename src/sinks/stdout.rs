@@ -24,6 +24,9 @@ pub struct Stdout {
 const ATOMIC: usize = 4_096;
 
 impl Stdout {
+    /// The name that its cursor is kept under.
+    pub const NAME: &'static str = "stdout";
+
     /// # Errors
     /// Standard output is closed.
     pub fn new() -> std::io::Result<Self> {
@@ -37,7 +40,7 @@ impl Stdout {
 
 impl Sink for Stdout {
     fn name(&self) -> &'static str {
-        "stdout"
+        Self::NAME
     }
 
     async fn deliver(&mut self, events: &[Record]) -> Result<(), SinkError> {

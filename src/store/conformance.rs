@@ -18,11 +18,14 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Context, Lease, MemoryStore, SqliteStore, Store, StoreError};
+use super::{
+    Context, EventFilter, EventQuery, Gauges, Lease, MemoryStore, Position, SessionFilter,
+    SessionQuery, SqliteStore, Store, StoreError,
+};
 use crate::clock::Clock;
 use crate::domain::{
-    EndReason, Entry, Exchange, Labels, Listed, Now, Observation, Policy, Record, Session,
-    SessionId, Snapshot, Timestamp, Transition,
+    Census, EndReason, Entry, EventKind, Exchange, Labels, Listed, Now, Observation, Phase,
+    PhaseName, Policy, Record, Session, SessionId, Snapshot, Timestamp, Transition,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -591,6 +594,101 @@ async fn one_entry_twice_is_one_session<H: Home>(w: World<H>) {
     assert_eq!(ids(&w.read("sink").await), numbered(1, 1..=1));
 }
 
+fn labelled(n: u16, case: &str) -> Entry {
+    let labels = Labels::new([("case".to_owned(), case.to_owned())].into()).unwrap();
+    Entry { labels, ..entry(n) }
+}
+
+async fn found<H: Home>(w: &World<H>, filter: &SessionFilter) -> Vec<SessionId> {
+    let query = SessionQuery { after: None, limit: 100, filter: filter.clone() };
+    let page = w.store.find_sessions(&query).await.unwrap();
+    assert_eq!(page.next, None);
+    page.sessions.iter().map(|session| session.id()).collect()
+}
+
+async fn sessions_are_found_by_phase_label_and_text<H: Home>(w: World<H>) {
+    w.store.track(vec![labelled(3, "B-1"), labelled(1, "a-17"), labelled(2, "A-1")]).await.unwrap();
+    assert_eq!(w.poll(answer("REQUIRED")).await, id(1));
+    w.untrack(2).await;
+    let all = SessionFilter::default();
+    let phase = |phase| SessionFilter { phase: Some(phase), ..all.clone() };
+    let text = |text: &str| SessionFilter { text: Some(text.to_owned()), ..all.clone() };
+    let label = |name: &str, value: &str| SessionFilter {
+        labels: vec![(name.to_owned(), value.to_owned())],
+        ..all.clone()
+    };
+    assert_eq!(found(&w, &all).await, [id(1), id(2), id(3)]);
+    assert_eq!(found(&w, &phase(PhaseName::Quiet)).await, [id(1)]);
+    assert_eq!(found(&w, &phase(PhaseName::Ended)).await, [id(2)]);
+    assert_eq!(found(&w, &phase(PhaseName::Pending)).await, [id(3)]);
+    assert_eq!(found(&w, &phase(PhaseName::Failing)).await, []);
+    assert_eq!(found(&w, &text("A-1")).await, [id(1), id(2)]);
+    assert_eq!(found(&w, &text("0000")).await, [id(1), id(2), id(3)]);
+    assert_eq!(found(&w, &text(&id(3).to_string().to_uppercase())).await, [id(3)]);
+    assert_eq!(found(&w, &text("case")).await, [], "a label's name is not searched");
+    assert_eq!(found(&w, &label("case", "A-1")).await, [id(2)]);
+    assert_eq!(found(&w, &label("case", "A")).await, []);
+    assert_eq!(found(&w, &label("c", "A-1")).await, []);
+    let both = SessionFilter { phase: Some(PhaseName::Quiet), ..text("A-1") };
+    assert_eq!(found(&w, &both).await, [id(1)]);
+}
+
+async fn pages_of_sessions_join_without_gap_or_overlap<H: Home>(w: World<H>) {
+    const SESSIONS: u16 = 2_500;
+    w.track(&(0..SESSIONS).rev().collect::<Vec<_>>()).await;
+    // With a filter, most are looked through in vain.
+    let last_ones = SessionFilter {
+        text: Some(id(0).to_string()[..35].to_owned()),
+        ..SessionFilter::default()
+    };
+    for (filter, limit, expected) in [
+        (SessionFilter::default(), 700, SESSIONS),
+        (SessionFilter::default(), 2_500, SESSIONS),
+        (last_ones, 5, 16),
+    ] {
+        let mut query = SessionQuery { after: None, limit, filter };
+        let mut seen = Vec::new();
+        loop {
+            let page = w.store.find_sessions(&query).await.unwrap();
+            assert!(page.sessions.len() == limit || page.next.is_none(), "a page came short");
+            seen.extend(page.sessions.iter().map(|session| session.id()));
+            query.after = page.next;
+            if page.next.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, (0..expected).map(id).collect::<Vec<_>>());
+    }
+}
+
+async fn events_are_found_in_both_directions<H: Home>(w: World<H>) {
+    w.track(&[1, 2]).await;
+    w.poll(answer("REQUIRED")).await;
+    w.poll(answer("REQUIRED")).await;
+    w.untrack(1).await;
+    assert_eq!(*w.store.recorded().borrow(), 5);
+    let find = async |from, limit, session: Option<u16>, kind| {
+        let filter = EventFilter { session: session.map(id), kind };
+        let page = w.store.find_events(EventQuery { from, limit, filter }).await.unwrap();
+        let sequences: Vec<u64> = page.events.iter().map(|event| event.sequence).collect();
+        (sequences, page.next)
+    };
+    let (after, before) = (Position::After, Position::Before);
+    let tracked = Some(EventKind::SessionTracked);
+    assert_eq!(find(after(0), 9, None, None).await, (vec![1, 2, 3, 4, 5], None));
+    assert_eq!(find(after(0), 5, None, None).await, (vec![1, 2, 3, 4, 5], None));
+    assert_eq!(find(after(1), 3, None, None).await, (vec![2, 3, 4], Some(4)));
+    assert_eq!(find(before(u64::MAX), 2, None, None).await, (vec![5, 4], Some(4)));
+    assert_eq!(find(before(4), 9, None, None).await, (vec![3, 2, 1], None));
+    assert_eq!(find(after(0), 9, Some(1), None).await, (vec![1, 3, 5], None));
+    assert_eq!(find(before(5), 1, Some(1), None).await, (vec![3], Some(3)));
+    assert_eq!(find(after(0), 9, None, tracked).await, (vec![1, 2], None));
+    assert_eq!(find(before(9), 1, None, tracked).await, (vec![2], Some(2)));
+    assert_eq!(find(after(0), 9, Some(2), tracked).await, (vec![2], None));
+    assert_eq!(find(before(0), 9, None, None).await, (vec![], None));
+    assert_eq!(find(after(u64::MAX), 9, None, None).await, (vec![], None));
+}
+
 macro_rules! conformance {
     ($module:ident, $home:ty: $($name:ident)*) => {
         mod $module {
@@ -638,6 +736,9 @@ for_every_store! {
     a_cohort_that_expires_together_ends_together
     fifty_thousand_sessions_are_tracked_at_once
     many_workers_leave_no_gap
+    sessions_are_found_by_phase_label_and_text
+    pages_of_sessions_join_without_gap_or_overlap
+    events_are_found_in_both_directions
     one_entry_twice_is_one_session
 }
 
@@ -654,7 +755,8 @@ enum Op {
     /// The session is untracked while it is in flight.
     Overtaken(Answer),
     Advance {
-        minutes: u64,
+        seconds: u64,
+        millis: u64,
     },
     Ack {
         sink: &'static str,
@@ -681,7 +783,7 @@ impl Answer {
 
 fn answers() -> impl Strategy<Value = Answer> {
     prop_oneof![
-        6 => prop::sample::select(vec!["REQUIRED", "IN_PROGRESS", "COMPLETE"]).prop_map(Answer::Document),
+        6 => prop::sample::select(vec!["REQUIRED", "IN_PROGRESS", "COMPLETE", "odd"]).prop_map(Answer::Document),
         1 => Just(Answer::Completed),
     ]
 }
@@ -694,7 +796,8 @@ fn ops() -> impl Strategy<Value = Op> {
         6 => answers().prop_map(Op::Poll),
         1 => Just(Op::Release),
         1 => answers().prop_map(Op::Overtaken),
-        3 => prop_oneof![1_u64..20, 20_000_u64..60_000].prop_map(|minutes| Op::Advance { minutes }),
+        3 => (prop_oneof![1_u64..1_200, 1_200_000_u64..3_600_000], 0_u64..1_000)
+            .prop_map(|(seconds, millis)| Op::Advance { seconds, millis }),
         1 => (prop::sample::select(vec!["a", "b"]), 0_u64..40).prop_map(|(sink, up_to)| Op::Ack { sink, up_to }),
         1 => Just(Op::Purge),
         1 => Just(Op::Checkpoint),
@@ -729,8 +832,8 @@ impl<H: Home> World<H> {
                     assert_eq!(refused, Err(StoreError::Stale(id)));
                 }
             }
-            &Op::Advance { minutes } => {
-                self.clock.advance(Duration::from_secs(60 * minutes));
+            &Op::Advance { seconds, millis } => {
+                self.clock.advance(Duration::from_millis(1_000 * seconds + millis));
                 if let Some(lease) = self.due().await {
                     self.store.release(lease);
                 }
@@ -740,6 +843,31 @@ impl<H: Home> World<H> {
             Op::Checkpoint => self.store.checkpoint().await.unwrap(),
         }
     }
+}
+
+/// As the registry counts it, by looking at every session. Nothing may be in flight.
+fn counted(sessions: &[Session], now: Timestamp, policy: &Policy) -> Census {
+    let mut census = Census::default();
+    for session in sessions {
+        match session.phase(now.floor_seconds()) {
+            Phase::Pending => census.pending += 1,
+            Phase::Quiet => census.quiet += 1,
+            Phase::Active => census.active += 1,
+            Phase::Failing => census.failing += 1,
+            Phase::Ended(_) => {
+                census.ended += 1;
+                continue;
+            }
+        }
+        let progress = session.progress();
+        census.required += progress.required as usize;
+        census.in_progress += progress.in_progress as usize;
+        census.complete += progress.complete as usize;
+        census.other += progress.other as usize;
+        let due_at = session.wake(policy).and_then(|wake| wake.poll).map(|(at, _)| at);
+        census.overdue += usize::from(due_at.is_some_and(|at| at <= now.floor_seconds()));
+    }
+    census
 }
 
 proptest! {
@@ -755,6 +883,10 @@ proptest! {
                 disk.perform(op).await;
                 let sessions = memory.store.sessions().await.unwrap();
                 assert_eq!(sessions, disk.store.sessions().await.unwrap());
+                let policy = memory.policy.borrow().clone();
+                let census = counted(&sessions, memory.now(), &policy);
+                assert_eq!(memory.store.census(), census);
+                assert_eq!(disk.store.census(), census);
             }
             // So that there is something to read.
             memory.track(&[900]).await;

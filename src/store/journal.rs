@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use super::StoreError;
+use super::{EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{ApiEvent, Event, Record, Session, SessionId, Timestamp};
 
 pub trait Journal: Send + Sync + 'static {
@@ -31,6 +31,16 @@ pub trait Journal: Send + Sync + 'static {
         after: u64,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Record>, StoreError>> + Send;
+
+    /// Why nothing can be written at present, if nothing can.
+    fn write_failure(&self) -> Option<WriteFailure>;
+
+    /// Bytes on the disk as of the last write; none where there is no disk.
+    fn size(&self) -> Option<u64>;
+
+    /// Durable events for somebody who looks, whom neither a sink nor the writer waits for.
+    fn find(&self, query: EventQuery)
+    -> impl Future<Output = Result<EventPage, StoreError>> + Send;
 
     /// The last `session_sequence` of those of the sessions that have been forgotten.
     fn forgotten(

@@ -15,16 +15,23 @@ use tokio::sync::{Notify, watch};
 
 use super::journal::{Decision, Journal, Receipt, Write, ended};
 use super::registry::Registry;
-use super::{Context, Lease, Store, StoreError};
+use super::{
+    Context, EventPage, EventQuery, Gauges, Lease, SessionPage, SessionQuery, Store, StoreError,
+    WriteFailure,
+};
 use crate::clock::Clock;
 use crate::domain::{
-    ApiDetail, ApiEvent, Cause, Entry, Policy, Record, Session, SessionId, Timestamp, Transition,
+    ApiDetail, ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp,
+    Transition,
 };
 use crate::failpoint::Failpoint;
 
 /// Sessions decided on under one lock and in one write. Large enough that a transaction costs
 /// little a session, small enough that a poll which waits behind it hardly notices.
 const BATCH: usize = 10_000;
+
+/// Sessions looked through under one lock for somebody who looks: less than a poll notices.
+const PORTION: usize = 1_000;
 
 /// The longest sleep: the wall clock may be stepped, and the machine suspended, in the middle
 /// of any.
@@ -198,6 +205,26 @@ async fn durable(receipt: Option<Receipt>) -> Result<(), StoreError> {
     }
 }
 
+impl<J: Journal> Gauges for Ledger<J> {
+    fn census(&self) -> Census {
+        let registry = self.registry();
+        registry.census(self.now())
+    }
+
+    fn undelivered(&self, sink: &str) -> u64 {
+        let last = *self.journal.committed().borrow();
+        last.saturating_sub(self.cursor(sink))
+    }
+
+    fn write_failure(&self) -> Option<WriteFailure> {
+        self.journal.write_failure()
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.journal.size()
+    }
+}
+
 impl<J: Journal> Store for Ledger<J> {
     async fn track(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let _membership = self.membership.lock().await;
@@ -364,24 +391,53 @@ impl<J: Journal> Store for Ledger<J> {
         Ok(())
     }
 
-    fn undelivered(&self, sink: &str) -> u64 {
-        let last = *self.journal.committed().borrow();
-        last.saturating_sub(self.cursor(sink))
-    }
-
     fn listed(&self) -> Vec<SessionId> {
         self.registry().listed()
     }
 
     async fn sessions(&self) -> Result<Vec<Session>, StoreError> {
-        let mut sessions = self.registry().sessions();
-        sessions.sort_unstable_by_key(|session| session.id());
+        let sessions = self.registry().sessions();
         Ok(sessions.into_iter().map(Arc::unwrap_or_clone).collect())
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
         let session = self.registry().session(id);
         Ok(session.map(Arc::unwrap_or_clone))
+    }
+
+    async fn find_sessions(&self, query: &SessionQuery) -> Result<SessionPage, StoreError> {
+        let now = self.now();
+        let most = query.limit.saturating_add(1);
+        let portion = if query.filter.is_empty() { most.min(PORTION) } else { PORTION };
+        let mut page = SessionPage::default();
+        let mut after = query.after;
+        loop {
+            let sessions = self.registry().behind(after, portion);
+            after = sessions.last().map(|session| session.id());
+            let is_last = sessions.len() < portion;
+            for session in sessions {
+                if !query.filter.passes(&session, now) {
+                    continue;
+                }
+                if page.sessions.len() == query.limit {
+                    page.next = page.sessions.last().map(|session| session.id());
+                    return Ok(page);
+                }
+                page.sessions.push(session);
+            }
+            if is_last {
+                return Ok(page);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn find_events(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        self.journal.find(query).await
+    }
+
+    fn recorded(&self) -> watch::Receiver<u64> {
+        self.journal.committed()
     }
 
     async fn checkpoint(&self) -> Result<(), StoreError> {

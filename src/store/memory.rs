@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::journal::{self, Decision, Journal, Receipt, Write, fingerprint};
 use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
-use super::{Context, StoreError};
+use super::{Context, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{ApiEvent, Record, SessionId};
 
 /// Keeps everything in memory; durable as long as it lives.
@@ -74,6 +74,18 @@ impl Journal for MemoryJournal {
         let log = self.log();
         let behind = log.events.range(after.saturating_add(1)..);
         Ok(behind.take(limit).map(|(_, record)| record.clone()).collect())
+    }
+
+    fn write_failure(&self) -> Option<WriteFailure> {
+        None
+    }
+
+    fn size(&self) -> Option<u64> {
+        None
+    }
+
+    async fn find(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        Ok(query.answer(&self.log().events))
     }
 
     async fn forgotten(&self, ids: Vec<SessionId>) -> Result<HashMap<SessionId, u64>, StoreError> {

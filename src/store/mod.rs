@@ -14,6 +14,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::{
-    ApiEvent, Cause, Entry, Policy, Record, Session, SessionId, Timestamp, Transition, Urgency,
+    ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp, Transition,
+    Urgency,
 };
 
 #[cfg(test)]
@@ -29,14 +31,43 @@ mod conformance;
 mod journal;
 mod ledger;
 mod memory;
+mod query;
 mod registry;
 pub mod sqlite;
 
 pub use memory::MemoryStore;
+pub use query::{
+    EventFilter, EventPage, EventQuery, Position, SessionFilter, SessionPage, SessionQuery,
+};
 pub use sqlite::SqliteStore;
 
+/// What can be known of a store at any moment, without waiting for the disk and in a time that
+/// doesn't grow with the number of sessions.
+pub trait Gauges: Send + Sync + 'static {
+    fn census(&self) -> Census;
+
+    /// How far the sink's cursor is behind the last event: at least as many events as are still
+    /// to be delivered, and zero when there are none.
+    fn undelivered(&self, sink: &str) -> u64;
+
+    /// Why nothing can be written at present, if nothing can.
+    fn write_failure(&self) -> Option<WriteFailure>;
+
+    /// Bytes on the disk as of the last write; none where there is no disk.
+    fn size(&self) -> Option<u64>;
+}
+
+/// What the store tries again and again to write. Polls wait for it, and nothing is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteFailure {
+    pub path: PathBuf,
+    /// As the database says it.
+    pub error: String,
+    pub since: Timestamp,
+}
+
 /// Keeps sessions and their events, and says which session is to be polled next.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Gauges {
     /// Tracks each session that isn't tracked yet and brings the entries of the others up to
     /// date. A session that has ended and was listed ever since stays ended.
     fn track(&self, entries: Vec<Entry>) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -97,10 +128,6 @@ pub trait Store: Send + Sync + 'static {
         up_to: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// How far the sink's cursor is behind the last event: at least as many events as are still
-    /// to be delivered, and zero when there are none.
-    fn undelivered(&self, sink: &str) -> u64;
-
     /// The ids of all sessions that a session file named when last heard.
     fn listed(&self) -> Vec<SessionId>;
 
@@ -111,6 +138,22 @@ pub trait Store: Send + Sync + 'static {
         &self,
         id: SessionId,
     ) -> impl Future<Output = Result<Option<Session>, StoreError>> + Send;
+
+    /// Sessions that pass a filter, a page at a time. However many there are to be looked through,
+    /// nobody else is held up by it for long. Cancel safe.
+    fn find_sessions(
+        &self,
+        query: &SessionQuery,
+    ) -> impl Future<Output = Result<SessionPage, StoreError>> + Send;
+
+    /// Durable events that pass a filter, a page at a time; no sink waits for it. Cancel safe.
+    fn find_events(
+        &self,
+        query: EventQuery,
+    ) -> impl Future<Output = Result<EventPage, StoreError>> + Send;
+
+    /// The sequence of the last event that is durable, as it grows.
+    fn recorded(&self) -> watch::Receiver<u64>;
 
     /// Makes the present schedule durable, so that after a restart due times are where they were.
     fn checkpoint(&self) -> impl Future<Output = Result<(), StoreError>> + Send;

@@ -5,17 +5,22 @@
 //! journal's order the registry's. A leased session stands in no queue, so it is never in
 //! flight twice, and its deadline waits for the answer that is on its way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::journal::Decision;
 use super::{Lease, StoreError};
-use crate::domain::{DueQueue, Entry, Policy, Session, SessionId, Step, Timestamp, Transition};
+use crate::domain::{
+    Census, DueQueue, Entry, Policy, Session, SessionId, Step, Tally, Timestamp, Transition,
+};
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    slots: HashMap<SessionId, Slot>,
+    /// In order, so that they can be looked through in portions.
+    slots: BTreeMap<SessionId, Slot>,
     queue: DueQueue,
+    tally: Tally,
     /// How many are leased.
     leased: usize,
     /// The latest revision given; one count for all sessions, so that no two values of a
@@ -142,6 +147,11 @@ impl Registry {
         self.queue.len() + self.leased
     }
 
+    /// How many sessions stand where, in a time that doesn't grow with their number.
+    pub(super) fn census(&self, now: Timestamp) -> Census {
+        Census { overdue: self.queue.overdue(now), ..self.tally.census(now) }
+    }
+
     pub(super) fn lease(&mut self, now: Timestamp) -> Option<Lease> {
         let (id, due_at, urgency) = self.queue.pop_poll(now)?;
         let slot = self.slots.get_mut(&id)?;
@@ -212,7 +222,9 @@ impl Registry {
 
     pub(super) fn forget(&mut self, sessions: &[Arc<Session>]) {
         for session in sessions {
-            self.slots.remove(&session.id());
+            if let Some(slot) = self.slots.remove(&session.id()) {
+                self.tally.remove(&slot.session);
+            }
         }
     }
 
@@ -221,8 +233,16 @@ impl Registry {
         listed.map(|(&id, _)| id).collect()
     }
 
+    /// In order of id.
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
         self.slots.values().map(|slot| Arc::clone(&slot.session)).collect()
+    }
+
+    /// The first `limit` sessions behind that one, in order of id.
+    pub(super) fn behind(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let slots = self.slots.range((from, Bound::Unbounded)).take(limit);
+        slots.map(|(_, slot)| Arc::clone(&slot.session)).collect()
     }
 
     pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
@@ -240,7 +260,12 @@ impl Registry {
         let id = session.id();
         self.revision += 1;
         let revision = self.revision;
-        let leased = self.slots.get(&id).is_some_and(|slot| slot.leased);
+        let before = self.slots.get(&id);
+        let leased = before.is_some_and(|slot| slot.leased);
+        if let Some(before) = before {
+            self.tally.remove(&before.session);
+        }
+        self.tally.add(&session);
         self.slots.insert(id, Slot { session, revision, leased, unsaved });
         self.enqueue(id, policy);
     }

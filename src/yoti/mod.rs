@@ -16,6 +16,8 @@ mod answer;
 mod auth;
 mod bearer;
 mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod key;
 mod secret;
 mod server;

@@ -1,6 +1,8 @@
 //! What of the server's own words may go on into logs and events: short, printable, one line,
 //! and nothing that looks like a credential. A server or a proxy may echo the request back.
 
+use crate::domain::is_visible;
+
 /// Longest free text taken over, in characters.
 const LONGEST_LINE: usize = 200;
 /// Longest code or request id taken over, in characters.
@@ -33,13 +35,6 @@ pub(super) fn identifier(text: &str) -> Option<String> {
     let allowed = |c: &char| c.is_ascii_alphanumeric() || "_-.:".contains(*c);
     let kept: String = text.chars().filter(allowed).take(LONGEST_IDENTIFIER).collect();
     (!kept.is_empty()).then_some(kept)
-}
-
-/// Neither a control character nor one of those that reorder or hide what stands beside them.
-fn is_visible(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        && !matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 fn is_credential(word: &str) -> bool {

@@ -37,11 +37,21 @@ pub(super) enum Unreadable {
     OtherSession(SessionId),
     #[error("has a {0} of an unknown form")]
     UnknownForm(&'static str),
+    #[error("lists {0} resources, more than the {MOST_RESOURCES} that any session could ask for")]
+    TooManyResources(usize),
+    #[error("has a resource with a {0} of more than {LONGEST_FIELD} bytes")]
+    TooLong(&'static str),
     #[error("has no state")]
     NoState,
     #[error("has the unknown state {0:?}")]
     UnknownState(String),
 }
+
+/// Ten times over what a session could ask of one person. What is listed is kept in memory, and
+/// told in events.
+const MOST_RESOURCES: usize = 1_000;
+/// Of a resource's type, id and state each, in bytes. All that are known are below 40.
+const LONGEST_FIELD: usize = 256;
 
 #[derive(Deserialize)]
 struct Configuration<'a> {
@@ -88,17 +98,25 @@ fn required_resources(capture: &RawValue) -> Result<Vec<Listed>, Unreadable> {
     let Some(list) = capture.required_resources else { return Ok(Vec::new()) };
     let list: Vec<&RawValue> = serde_json::from_str(list.get())
         .map_err(|_| Unreadable::UnknownForm("capture.required_resources"))?;
-    Ok(list.into_iter().map(listed).collect())
+    if list.len() > MOST_RESOURCES {
+        return Err(Unreadable::TooManyResources(list.len()));
+    }
+    list.into_iter().map(listed).collect()
 }
 
 /// A resource of a form that nobody knows is still a resource.
-fn listed(resource: &RawValue) -> Listed {
+fn listed(resource: &RawValue) -> Result<Listed, Unreadable> {
     let Ok(resource) = object::<RequiredResource>(resource.get().as_bytes()) else {
-        return Listed::new(None, None, None);
+        return Ok(Listed::new(None, None, None));
     };
-    let [kind, id, state] =
-        [resource.kind, resource.id, resource.state].map(|field| field.and_then(as_text));
-    Listed::new(kind.as_deref(), id.as_deref(), state.as_deref())
+    let field = |name, value: Option<&RawValue>| match value.and_then(as_text) {
+        Some(text) if text.len() > LONGEST_FIELD => Err(Unreadable::TooLong(name)),
+        text => Ok(text),
+    };
+    let kind = field("type", resource.kind)?;
+    let id = field("id", resource.id)?;
+    let state = field("state", resource.state)?;
+    Ok(Listed::new(kind.as_deref(), id.as_deref(), state.as_deref()))
 }
 
 /// Reads an object; serde would take a list for a struct, too.
@@ -272,6 +290,22 @@ mod tests {
     fn a_resource_that_is_no_object_is_kept_as_unknown() {
         let unknown = Listed::new(None, None, None);
         assert_eq!(resources_of(r#"[null, 1, "x", [], {}, true]"#), vec![unknown; 6]);
+    }
+
+    #[test]
+    fn a_list_that_would_fill_the_memory_is_refused_whole() {
+        let list = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
+        assert_eq!(resources_of(&list(MOST_RESOURCES)).len(), MOST_RESOURCES);
+        let long = with(&format!(r#""capture":{{"required_resources":{}}}"#, list(200_000)));
+        assert_eq!(long, Err(Unreadable::TooManyResources(200_000)));
+        for field in ["type", "id", "state"] {
+            let listed = |bytes| {
+                let text = "x".repeat(bytes);
+                with(&format!(r#""capture":{{"required_resources":[{{"{field}":"{text}"}}]}}"#))
+            };
+            assert!(listed(LONGEST_FIELD).is_ok());
+            assert_eq!(listed(LONGEST_FIELD + 1), Err(Unreadable::TooLong(field)));
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ const CONTRACT: &[(&str, &str)] = &[
     ("store.retention", "\"30d\""),
     ("events.source", "\"ibvwatch\""),
     ("sinks.stdout.enabled", "true"),
+    ("http.listen", "\"127.0.0.1:9478\""),
+    ("http.allowed_hosts", "[\"localhost\", \"127.0.0.1\", \"[::1]\"]"),
     ("log.level", "\"info\""),
     ("log.format", "\"text\""),
 ];
@@ -100,6 +102,7 @@ fn the_shipped_configuration_is_accepted_and_its_comments_state_the_defaults() {
     assert_eq!(spelt_out.limits, shipped.limits);
     assert_eq!(spelt_out.store, shipped.store);
     assert_eq!(spelt_out.events, shipped.events);
+    assert_eq!(spelt_out.http, shipped.http);
     assert_eq!(spelt_out.log, shipped.log);
     assert!(uncommented.len() > 100 && documented().len() > 30);
 }
@@ -117,7 +120,7 @@ fn the_shipped_configuration_has_the_keys_and_defaults_of_the_contract() {
 #[test]
 fn every_key_that_is_read_is_documented() {
     let documented = documented();
-    let sections = ["api.", "sessions.", "poll.", "store.", "events.", "sinks.", "log."];
+    let sections = ["api.", "sessions.", "poll.", "store.", "events.", "sinks.", "http.", "log."];
     let read: BTreeSet<&str> = READ
         .split('"')
         .skip(1)

@@ -113,7 +113,14 @@ async fn the_poller_asks_once_at_a_time_within_its_budget_and_only_probes_in_an_
         bucket: bucket.subscribe(),
         max_in_flight: max_in_flight.subscribe(),
     };
-    let poller = Poller::new(Arc::clone(&store), Arc::clone(&api), clock, settings, 1);
+    let poller = Poller::new(
+        Arc::clone(&store),
+        Arc::clone(&api),
+        clock,
+        settings,
+        1,
+        watch::Sender::default(),
+    );
     let stop = CancellationToken::new();
     let running = tokio::spawn(poller.run(stop.clone()));
     tokio::time::sleep_until(api.begun + 3 * 60 * MINUTE).await;

@@ -7,6 +7,7 @@ mod answers;
 mod assertion;
 mod bearer;
 mod failures;
+mod goaway;
 mod key;
 mod log;
 mod request;

@@ -44,12 +44,12 @@ impl Authority {
         self.directory.path().join("ca.pem")
     }
 
-    /// A server that speaks these protocols, and tells which one each request came by.
-    pub(crate) async fn server(
+    /// What makes a connection one to `localhost` with a certificate of this authority.
+    pub(crate) fn acceptor(
         &self,
         protocols: &[&str],
         change: impl FnOnce(&mut CertificateParams),
-    ) -> (SocketAddr, UnboundedReceiver<http::Version>) {
+    ) -> TlsAcceptor {
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -62,7 +62,16 @@ impl Authority {
             )
             .unwrap();
         config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// A server that speaks these protocols, and tells which one each request came by.
+    pub(crate) async fn server(
+        &self,
+        protocols: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (SocketAddr, UnboundedReceiver<http::Version>) {
+        let acceptor = self.acceptor(protocols, change);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, receiver) = mpsc::unbounded_channel();

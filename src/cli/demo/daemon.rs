@@ -53,6 +53,9 @@ expiring_before = "15s"
 [store]
 path = {store}
 
+[http]
+listen = ""
+
 [log]
 level = "error"
 "#,

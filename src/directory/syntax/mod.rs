@@ -74,6 +74,27 @@ pub(super) struct Fault {
     pub(super) message: String,
 }
 
+/// What is wrong with one file: as much as a person would read, the first in the order of the
+/// file, and how much there is in all. A file may be wrong in millions of places.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) first: Vec<Fault>,
+    pub(super) count: usize,
+}
+
+impl Faults {
+    const MOST: usize = 20;
+
+    pub(super) fn add(&mut self, fault: Fault) {
+        self.count += 1;
+        let after = self.first.partition_point(|other| other.at <= fault.at);
+        if after < Self::MOST {
+            self.first.insert(after, fault);
+            self.first.truncate(Self::MOST);
+        }
+    }
+}
+
 /// Deeper than any session file goes: a file, its sessions, an entry, its labels, a value.
 /// What lies deeper is wrong whatever it is, so it is not looked into.
 const DEEPEST: usize = 5;

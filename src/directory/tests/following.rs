@@ -88,8 +88,17 @@ impl Running {
         self.sees(|report| report.problems.iter().any(|problem| problem.path == path)).await;
     }
 
+    /// The next change; the first scan is told even if it is none.
     async fn next(&mut self) -> Delta {
-        timeout(PATIENCE, self.deltas.recv()).await.unwrap().unwrap()
+        let change = async {
+            loop {
+                let delta = self.deltas.recv().await.unwrap();
+                if !delta.is_empty() {
+                    return delta;
+                }
+            }
+        };
+        timeout(PATIENCE, change).await.unwrap()
     }
 
     /// Collects changes until these are the tracked sessions.

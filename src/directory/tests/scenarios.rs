@@ -239,10 +239,10 @@ async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
 async fn a_file_too_large_is_refused_unread() {
     let mut bench = Bench::new();
     let file = fs::File::create(bench.path("a.json")).unwrap();
-    file.set_len((64 << 20) + 1).unwrap();
+    file.set_len((16 << 20) + 1).unwrap();
     bench.look();
     bench.look_after(2).await;
-    assert!(bench.problems("a.json")[0].contains("67108865 bytes"), "{:?}", bench.last.problems);
+    assert!(bench.problems("a.json")[0].contains("16777217 bytes"), "{:?}", bench.last.problems);
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,6 +98,10 @@ impl Session {
         self.schedule.overtime.map_or(self.expires_at(), |until| until.max(self.expires_at()))
     }
 
+    pub(in crate::domain) const fn active_until(&self) -> Option<Timestamp> {
+        self.life.active_until
+    }
+
     pub(super) fn is_active(&self, now: Timestamp) -> bool {
         self.life.active_until.is_some_and(|until| now < until)
     }

@@ -61,6 +61,13 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Bytes that the database and its WAL take. What can't be seen counts nothing: whoever opens
+/// the file is told.
+pub(super) fn size(path: &Path) -> u64 {
+    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    bytes(path) + bytes(&beside(path, "-wal"))
+}
+
 fn unusable_directory(path: &Path, file: &Path, error: &std::io::Error) -> StoreError {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new(".")).display();

@@ -21,12 +21,12 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
-pub use self::reader::{EventFilter, Reader};
+pub use self::reader::Reader;
 use self::writer::Writer;
 use super::journal::{Journal, Receipt, Write};
 use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
-use super::{Context, StoreError};
+use super::{Context, EventFilter, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{Record, SessionId};
 use crate::failpoint::Failpoint;
 
@@ -62,12 +62,14 @@ impl SqliteStore {
             path: path.to_owned(),
             source: context.source.clone(),
             committed: watch::Sender::new(reader.last_sequence()?),
+            clock: Arc::clone(&context.clock),
             _lock: lock,
         };
         let journal = SqliteJournal {
             committed: writer.committed.subscribe(),
             writer: writer.start()?,
             reader: Arc::new(Mutex::new(reader)),
+            viewer: Arc::new(Mutex::new(Reader::open(path)?)),
         };
         Ok(Self::with_journal(context, registry, kept, journal))
     }
@@ -77,21 +79,21 @@ impl SqliteStore {
 pub struct SqliteJournal {
     /// Closed before the writer, which as the last one to leave folds the WAL into the database.
     reader: Arc<Mutex<Reader>>,
+    /// For those who look: a long search of theirs holds up no sink.
+    viewer: Arc<Mutex<Reader>>,
     writer: writer::Handle,
     committed: watch::Receiver<u64>,
 }
 
-impl SqliteJournal {
-    async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Reader) -> Result<T, StoreError> + Send + 'static,
-    {
-        let reader = Arc::clone(&self.reader);
-        let read = move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner));
-        let failed = |error| StoreError::Failed(format!("a read came to no end: {error}"));
-        tokio::task::spawn_blocking(read).await.map_err(failed)?
-    }
+async fn read<T, F>(reader: &Arc<Mutex<Reader>>, read: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce(&Reader) -> Result<T, StoreError> + Send + 'static,
+{
+    let reader = Arc::clone(reader);
+    let read = move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner));
+    let failed = |error| StoreError::Failed(format!("a read came to no end: {error}"));
+    tokio::task::spawn_blocking(read).await.map_err(failed)?
 }
 
 impl Journal for SqliteJournal {
@@ -110,10 +112,22 @@ impl Journal for SqliteJournal {
     }
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
-        self.read(move |reader| reader.events(after, limit, &EventFilter::default())).await
+        read(&self.reader, move |reader| reader.events(after, limit, EventFilter::default())).await
+    }
+
+    fn write_failure(&self) -> Option<WriteFailure> {
+        self.writer.failure()
+    }
+
+    fn size(&self) -> Option<u64> {
+        Some(self.writer.size())
+    }
+
+    async fn find(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        read(&self.viewer, move |reader| reader.find(query)).await
     }
 
     async fn forgotten(&self, ids: Vec<SessionId>) -> Result<HashMap<SessionId, u64>, StoreError> {
-        self.read(move |reader| reader.forgotten(&ids)).await
+        read(&self.reader, move |reader| reader.forgotten(&ids)).await
     }
 }

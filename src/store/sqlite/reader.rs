@@ -9,23 +9,19 @@ use serde_json::value::RawValue;
 
 use super::file;
 use super::rows::{self, signed, unsigned};
-use crate::domain::{Cause, Record, Session, SessionId, Timestamp};
-use crate::store::StoreError;
+use crate::domain::{Cause, EventKind, Record, Session, SessionId, Timestamp};
 use crate::store::journal::fingerprint;
+use crate::store::{EventFilter, EventPage, EventQuery, Position, StoreError};
+
+/// Events that one search looks through at most: rare types are found in several steps, each of
+/// which takes milliseconds.
+const LOOKED_THROUGH: i64 = 10_000;
 
 /// Reads a database that a daemon may or may not be writing to; sees what is durable.
 #[derive(Debug)]
 pub struct Reader {
     connection: Connection,
     path: PathBuf,
-}
-
-/// Which events to read; an empty filter lets all pass.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EventFilter {
-    pub session: Option<SessionId>,
-    /// The CloudEvents `type` in full.
-    pub kind: Option<String>,
 }
 
 impl Reader {
@@ -61,20 +57,52 @@ impl Reader {
         &self,
         after: u64,
         limit: usize,
-        filter: &EventFilter,
+        filter: EventFilter,
     ) -> Result<Vec<Record>, StoreError> {
-        let by_session = match filter.session {
-            None => "?3 IS NULL AND sequence > ?1",
+        self.select(EventQuery { from: Position::After(after), limit, filter }, None)
+    }
+
+    /// A page of events; what it reads is bounded, however few pass the filter.
+    pub(super) fn find(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        // A session has few events, and where every event passes, the first ones do.
+        let searches = query.filter.kind.is_some() && query.filter.session.is_none();
+        let end = if searches { self.end_of_search(query.from)? } else { None };
+        let most = EventQuery { limit: query.limit.saturating_add(1), ..query };
+        let mut page = EventPage::cut(self.select(most, end)?, query.limit);
+        page.next = page.next.or(end);
+        Ok(page)
+    }
+
+    /// The last event that a search is to look at, if there may be more behind it.
+    fn end_of_search(&self, from: Position) -> Result<Option<u64>, StoreError> {
+        let (low, high, order) = range(from, None);
+        let mut select = self.prepare(&format!(
+            "SELECT sequence FROM event WHERE sequence BETWEEN ?1 AND ?2
+             ORDER BY sequence {order} LIMIT 1 OFFSET ?3"
+        ))?;
+        let row = select.query_row(params![low, high, LOOKED_THROUGH - 1], |row| unsigned(row, 0));
+        self.explained(row.optional())
+    }
+
+    /// Events from there on that pass the filter, up to and with `end`.
+    fn select(&self, query: EventQuery, end: Option<u64>) -> Result<Vec<Record>, StoreError> {
+        let EventQuery { from, limit, filter } = query;
+        let (low, high, order) = range(from, end);
+        let within = match filter.session {
+            None => "?5 IS NULL AND sequence BETWEEN ?1 AND ?2",
             // The plus keeps SQLite from walking the whole log in place of the session's index.
-            Some(_) => "session = ?3 AND +sequence > ?1",
+            Some(_) => "session = ?5 AND +sequence BETWEEN ?1 AND ?2",
         };
+        // Within a session, its own sequence gives the same order, and has the index.
+        let by = if filter.session.is_some() { "session_sequence" } else { "sequence" };
         let mut select = self.prepare(&format!(
             "SELECT sequence, session, session_sequence, source, type, time, data FROM event
-             WHERE {by_session} AND (?4 IS NULL OR type = ?4) ORDER BY sequence LIMIT ?2"
+             WHERE {within} AND (?4 IS NULL OR type = ?4) ORDER BY {by} {order} LIMIT ?3"
         ))?;
         let session = filter.session.map(|id| *id.as_bytes());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.collect(select.query_map(params![signed(after), limit, session, filter.kind], record))
+        let kind = filter.kind.map(EventKind::as_str);
+        self.collect(select.query_map(params![low, high, limit, kind, session], record))
     }
 
     /// The sequence of the last event ever recorded, even if it has been purged; 0 before the
@@ -129,6 +157,18 @@ impl Reader {
 
     fn explained<T>(&self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
         result.map_err(|error| file::explain(&self.path, &error))
+    }
+}
+
+/// The sequences from a position up to and with `end`, and the order in which to take them.
+fn range(from: Position, end: Option<u64>) -> (i64, i64, &'static str) {
+    match from {
+        Position::After(after) => {
+            (signed(after.saturating_add(1)), end.map_or(i64::MAX, signed), "ASC")
+        }
+        Position::Before(before) => {
+            (end.map_or(0, signed), signed(before).saturating_sub(1), "DESC")
+        }
     }
 }
 

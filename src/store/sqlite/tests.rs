@@ -7,12 +7,12 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{EventFilter, Reader, SqliteStore};
-use crate::domain::{EndReason, Entry, Labels, Observation, Session};
+use super::{Reader, SqliteStore};
+use crate::domain::{EndReason, Entry, EventKind, Labels, Observation, Session};
 use crate::store::conformance::{
     OnDisk, World, answer, entry, id, ids, kinds, lines, patiently, poll_once,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{EventFilter, EventQuery, Gauges, Position, Store, StoreError};
 
 type Disk = World<OnDisk>;
 
@@ -260,12 +260,29 @@ async fn writing_waits_out_a_full_disk_and_loses_nothing() {
         }
         assert!(poll_once(tracking.as_mut()).await.is_pending());
         assert_eq!(w.read("sink").await.len(), 1, "told before it was durable");
+        let failure = w.store.write_failure().unwrap();
+        assert_eq!((failure.path, failure.since), (w.path(), w.now()));
+        assert!(failure.error.contains("full"), "{}", failure.error);
         w.store.journal().writer.limit_pages(0);
         patiently(tracking).await.unwrap();
     }
+    assert_eq!(w.store.write_failure(), None);
     let told = w.read("sink").await;
     assert!(told.iter().map(|event| event.sequence).eq(1..=199));
     assert_eq!(w.crashed().read("sink").await.len(), 199);
+}
+
+#[tokio::test]
+async fn the_size_is_that_of_the_files_and_grows_with_them() {
+    let w = Disk::new();
+    let on_disk = || -> u64 {
+        let bytes = |suffix: &str| fs::metadata(format!("{}{suffix}", w.path().display()));
+        ["", "-wal"].map(|suffix| bytes(suffix).unwrap().len()).iter().sum()
+    };
+    let before = w.store.size().unwrap();
+    w.store.track((0..1_000).map(entry).collect()).await.unwrap();
+    assert!(w.store.size().unwrap() > before);
+    assert_eq!(w.store.size().unwrap(), on_disk());
 }
 
 #[tokio::test]
@@ -312,7 +329,7 @@ async fn a_reader_sees_what_is_durable_beside_the_daemon_and_after_it() {
     let (path, home) = (w.path(), w.home);
     drop(w.store);
     for reader in [reader, Reader::open(&path).unwrap()] {
-        let all = reader.events(0, 100, &EventFilter::default()).unwrap();
+        let all = reader.events(0, 100, EventFilter::default()).unwrap();
         assert_eq!(lines(&all), events);
     }
     drop(home);
@@ -325,12 +342,12 @@ async fn a_reader_filters_by_session_by_type_and_by_sequence() {
     w.poll(answer("REQUIRED")).await;
     w.poll(answer("REQUIRED")).await;
     let reader = w.reader();
-    let read = |after, limit, session: Option<u16>, kind: Option<&str>| {
-        let filter = EventFilter { session: session.map(id), kind: kind.map(str::to_owned) };
-        let events = reader.events(after, limit, &filter).unwrap();
+    let read = |after, limit, session: Option<u16>, kind: Option<EventKind>| {
+        let filter = EventFilter { session: session.map(id), kind };
+        let events = reader.events(after, limit, filter).unwrap();
         events.iter().map(|event| event.sequence).collect::<Vec<_>>()
     };
-    let tracked = Some("ibvwatch.session.tracked");
+    let tracked = Some(EventKind::SessionTracked);
     assert_eq!(read(0, 100, None, None), [1, 2, 3, 4]);
     assert_eq!(read(1, 2, None, None), [2, 3]);
     assert_eq!(read(0, 100, Some(2), None), [2, 4]);
@@ -340,7 +357,26 @@ async fn a_reader_filters_by_session_by_type_and_by_sequence() {
     assert_eq!(read(0, 100, Some(3), None), [0; 0]);
     assert_eq!(read(u64::MAX, 100, None, None), [0; 0]);
     let of_one = EventFilter { session: Some(id(1)), kind: None };
-    assert_eq!(kinds(&reader.events(0, 9, &of_one).unwrap())[0], "session.tracked");
+    assert_eq!(kinds(&reader.events(0, 9, of_one).unwrap())[0], "session.tracked");
+}
+
+#[tokio::test]
+async fn a_search_for_what_is_rare_comes_to_its_end_in_steps() {
+    let w = Disk::new();
+    w.track(&(1..=12_000).collect::<Vec<_>>()).await;
+    w.untrack(7).await;
+    let step = async |from| {
+        let filter = EventFilter { session: None, kind: Some(EventKind::SessionEnded) };
+        w.store.find_events(EventQuery { from, limit: 10, filter }).await.unwrap()
+    };
+    let first = step(Position::After(0)).await;
+    assert_eq!((first.events.len(), first.next), (0, Some(10_000)));
+    let second = step(Position::After(10_000)).await;
+    assert_eq!((kinds(&second.events), second.next), (vec!["session.ended"], None));
+    let backwards = step(Position::Before(u64::MAX)).await;
+    assert_eq!((kinds(&backwards.events), backwards.next), (vec!["session.ended"], Some(2_002)));
+    let rest = step(Position::Before(2_002)).await;
+    assert_eq!((rest.events.len(), rest.next), (0, None));
 }
 
 #[tokio::test]

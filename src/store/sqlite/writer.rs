@@ -6,9 +6,9 @@
 //! disk, and order is kept, since nothing overtakes. Only what another try can't mend ends it.
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{file, rows};
+use crate::clock::Clock;
 use crate::failpoint::Failpoint;
-use crate::store::StoreError;
 use crate::store::journal::{Answer, Receipt, Write, ended};
+use crate::store::{StoreError, WriteFailure};
 
 /// More than there are polls in flight and sinks, so that none of them waits for a place while
 /// the disk is well; and no more, since when it is not, waiting is right.
@@ -36,6 +37,7 @@ pub(super) struct Writer {
     pub(super) path: PathBuf,
     pub(super) source: String,
     pub(super) committed: watch::Sender<u64>,
+    pub(super) clock: Arc<dyn Clock>,
     /// Held until the last write is done.
     pub(super) _lock: File,
 }
@@ -55,15 +57,18 @@ pub(super) struct Handle {
     control: Arc<Control>,
 }
 
-/// What reaches the thread while it is not taking commands.
+/// What reaches the thread while it is not taking commands, and what it tells of itself.
 #[derive(Debug, Default)]
 struct Control {
     closing: AtomicBool,
+    failure: Mutex<Option<WriteFailure>>,
+    /// Of the database and its WAL, in bytes.
+    size: AtomicU64,
     /// The database may not grow beyond this many pages; 0 for no limit.
     #[cfg(test)]
     max_pages: std::sync::atomic::AtomicU32,
     #[cfg(test)]
-    failed: tokio::sync::Notify,
+    tried: tokio::sync::Notify,
 }
 
 /// The right to one write.
@@ -84,6 +89,15 @@ impl Handle {
         commands.reserve_owned().await.map(Place).map_err(|_| ended())
     }
 
+    pub(super) fn failure(&self) -> Option<WriteFailure> {
+        self.control.failure().clone()
+    }
+
+    /// Bytes that the database takes, with what has yet to be folded into it.
+    pub(super) fn size(&self) -> u64 {
+        self.control.size.load(Ordering::Relaxed)
+    }
+
     #[cfg(test)]
     pub(super) fn limit_pages(&self, pages: u32) {
         self.control.max_pages.store(pages, Ordering::SeqCst);
@@ -92,7 +106,7 @@ impl Handle {
 
     #[cfg(test)]
     pub(super) async fn failed_once(&self) {
-        self.control.failed.notified().await;
+        self.control.tried.notified().await;
     }
 }
 
@@ -112,6 +126,7 @@ impl Writer {
     pub(super) fn start(self) -> Result<Handle, StoreError> {
         let (sender, commands) = mpsc::channel(PLACES);
         let control = Arc::new(Control::default());
+        control.size.store(file::size(&self.path), Ordering::Relaxed);
         let thread = {
             let control = Arc::clone(&control);
             let builder = thread::Builder::new().name("store-writer".to_owned());
@@ -127,6 +142,7 @@ impl Writer {
             match self.persist(&group, control) {
                 Ok((answers, last_sequence)) => {
                     Failpoint::Committed.reached();
+                    control.size.store(file::size(&self.path), Ordering::Relaxed);
                     self.publish(last_sequence);
                     Failpoint::Published.reached();
                     for (command, answer) in group.into_iter().zip(answers) {
@@ -150,13 +166,12 @@ impl Writer {
         control: &Control,
     ) -> Result<(Vec<u64>, u64), StoreError> {
         let path = self.path.display().to_string();
-        let mut reported = None;
         loop {
             #[cfg(test)]
             control.limit(&self.connection);
             let error = match self.transact(group) {
                 Ok(done) => {
-                    if reported.is_some() {
+                    if control.failure().take().is_some() {
                         tracing::info!("{path} (store.path) can be written again");
                     }
                     return Ok(done);
@@ -172,14 +187,13 @@ impl Writer {
                     "{path} (store.path) could not be written before the stop: {message}; what was not written is polled again"
                 )));
             }
-            if reported.as_ref() != Some(&message) {
+            if control.failed(&self.path, &message, &*self.clock) {
                 tracing::error!(
                     "{path} (store.path) can't be written: {message}; make room or mend the disk: it is tried again every {PAUSE:?}, nothing is lost, and polling waits for it"
                 );
-                reported = Some(message);
             }
             #[cfg(test)]
-            control.failed.notify_one();
+            control.tried.notify_one();
             thread::park_timeout(PAUSE);
         }
     }
@@ -202,6 +216,23 @@ impl Writer {
             *committed = last_sequence;
             grown
         });
+    }
+}
+
+impl Control {
+    fn failure(&self) -> MutexGuard<'_, Option<WriteFailure>> {
+        // What is kept in it is whole at every moment.
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether this is news.
+    fn failed(&self, path: &Path, error: &str, clock: &dyn Clock) -> bool {
+        let mut failure = self.failure();
+        let since = failure.as_ref().map_or_else(|| clock.now().wall, |failure| failure.since);
+        let new = WriteFailure { path: path.to_owned(), error: error.to_owned(), since };
+        let is_news = failure.as_ref() != Some(&new);
+        *failure = Some(new);
+        is_news
     }
 }
 

@@ -69,6 +69,8 @@ impl Home {
             ("poll.rate_limit", "10000".to_owned()),
             ("poll.burst", "1000".to_owned()),
             ("poll.max_in_flight", "32".to_owned()),
+            // Off, unless a test asks for it.
+            ("http.listen", "\"\"".to_owned()),
         ];
         home.keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         home.write_config();

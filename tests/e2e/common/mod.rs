@@ -4,6 +4,8 @@
 mod daemon;
 mod event;
 mod home;
+mod http;
+mod journal;
 mod oracle;
 mod proxy;
 mod text;
@@ -13,6 +15,7 @@ use std::time::Duration;
 pub(crate) use daemon::{Daemon, Run};
 pub(crate) use event::{Event, ids_in, lines};
 pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
+pub(crate) use journal::Journal;
 pub(crate) use oracle::{Deliveries, Truth};
 pub(crate) use proxy::Proxy;
 pub(crate) use text::redacted;

@@ -3,16 +3,11 @@
 //! `CORRUPTION=1` flips every bit that is looked at; usual is every 13th.
 
 use std::fs;
-use std::path::Path;
-use std::sync::Arc;
 
-use ibvwatch::clock::SystemClock;
-use ibvwatch::store::sqlite::{EventFilter, Reader};
-use ibvwatch::store::{Context, SqliteStore, StoreError};
+use ibvwatch::store::StoreError;
 use tempfile::TempDir;
-use tokio::sync::watch;
 
-use super::asked;
+use super::{asked, recorded_in};
 use crate::common::{Daemon, Home};
 
 const PAGE: usize = 4_096;
@@ -52,24 +47,10 @@ fn opened(database: &[u8], wal: &[u8]) -> Result<Vec<String>, String> {
     if !wal.is_empty() {
         fs::write(directory.path().join("ibvwatch.db-wal"), wal).expect("room for a WAL");
     }
-    open(&path)
-}
-
-fn open(path: &Path) -> Result<Vec<String>, String> {
-    let policy = watch::channel(Arc::default()).1;
-    let clock = Arc::new(SystemClock);
-    let context = Context { clock, policy, seed: 1, source: "ibvwatch".to_owned() };
-    match SqliteStore::open(path, &context) {
-        Ok(store) => drop(store),
-        Err(StoreError::Unusable(text)) => {
-            assert!(text.contains("ibvwatch.db"), "{text}");
-            return Err(text);
-        }
-        Err(error) => panic!("it is taken for a failure that may pass: {error}"),
-    }
-    let reader = Reader::open(path).expect("what was opened just now");
-    let events = reader.events(0, 10_000, &EventFilter::default()).expect("events");
-    Ok(events.iter().map(|event| event.to_line().expect("a line")).collect())
+    recorded_in(&path).map_err(|error| match error {
+        StoreError::Unusable(text) if text.contains("ibvwatch.db") => text,
+        error => panic!("taken for a failure that may pass, or not named: {error}"),
+    })
 }
 
 fn flipped(bytes: &[u8], bit: usize) -> Vec<u8> {

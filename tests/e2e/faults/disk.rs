@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::shim::{self, Fault};
 use super::story::Story;
-use super::{asked, side_by_side};
+use super::{MANY, asked, side_by_side};
 use crate::common::{Daemon, Home, PATIENCE, lines};
 
 /// SQLite folds the WAL into the database when it has grown to so many frames.
@@ -134,7 +134,7 @@ async fn every_write_sync_and_open_may_fail() {
         }
     }
     let mut total = 0;
-    for (kind, error, lasting, age, outcomes) in side_by_side(walks).await {
+    for (kind, error, lasting, age, outcomes) in side_by_side(MANY, walks).await {
         let count = |which: fn(&Outcome) -> bool| outcomes.iter().filter(|o| which(o)).count();
         let (logged, ended) = (count(|o| o.logged), count(|o| o.ended));
         let lasting = if lasting { "until mended" } else { "once" };

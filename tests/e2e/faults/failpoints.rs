@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use super::story::Story;
-use super::{asked, side_by_side};
+use super::{MANY, asked, side_by_side};
 use crate::common::Home;
 
 /// As the fastest daemon that forgets.
@@ -80,7 +80,7 @@ async fn the_process_may_die_at_every_failpoint() {
         assert!(deaths > 0, "{place:?} is never reached");
         (place, deaths)
     });
-    let walked = side_by_side(walks).await;
+    let walked = side_by_side(MANY, walks).await;
     let deaths: usize = walked.iter().map(|(_, deaths)| deaths).sum();
     println!("{deaths} deaths: {walked:?}");
 }

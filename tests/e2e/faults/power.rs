@@ -10,20 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use ibvwatch::clock::SystemClock;
-use ibvwatch::store::sqlite::{EventFilter, Reader};
-use ibvwatch::store::{Context, SqliteStore};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rusqlite::Connection;
-use tokio::sync::watch;
 
-use super::asked;
 use super::disk::lengthen_wal;
 use super::shim::{self, Fault};
 use super::story::Story;
+use super::{asked, recorded_in};
 
 /// What a disk writes in one piece, or not.
 const SECTOR: usize = 512;
@@ -209,10 +204,8 @@ fn judge(directory: &Path, found: &[Option<Vec<u8>>; 3], told: &[u8]) -> Result<
         }
     }
     let path = directory.join(FILES[0]);
-    let policy = watch::channel(Arc::default()).1;
-    let clock = Arc::new(SystemClock);
-    let context = Context { clock, policy, seed: 1, source: "ibvwatch".to_owned() };
-    drop(SqliteStore::open(&path, &context).map_err(|error| format!("refused: {error}"))?);
+    let recorded = recorded_in(&path).map_err(|error| format!("refused: {error}"))?;
+    let recorded: BTreeSet<&str> = recorded.iter().map(String::as_str).collect();
     let database = Connection::open(&path).map_err(|error| error.to_string())?;
     let check = database.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
     match check {
@@ -221,12 +214,7 @@ fn judge(directory: &Path, found: &[Option<Vec<u8>>; 3], told: &[u8]) -> Result<
     }
     let cursor: Result<i64, _> =
         database.query_row("SELECT cursor FROM sink", [], |row| row.get(0));
-    let reader = Reader::open(&path).map_err(|error| error.to_string())?;
-    let events = reader.events(0, 100_000, &EventFilter::default());
-    let events = events.map_err(|error| error.to_string())?;
-    let recorded: BTreeSet<String> =
-        events.iter().map(|event| event.to_line().expect("a line")).collect();
-    if let Some(lost) = told.iter().find(|line| !recorded.contains(**line)) {
+    if let Some(lost) = told.iter().find(|line| !recorded.contains(*line)) {
         return Err(format!("told and lost: {lost}"));
     }
     let delivered = cursor.map_or(0, |cursor| usize::try_from(cursor).expect("a small number"));

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ibvwatch::domain::SessionId;
 use ibvwatch::sim::{Effect, Fault};
 use rusqlite::Connection;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tokio::process::Command;
 
 use crate::common::{Daemon, Deliveries, Event, Home, Run, Truth};
@@ -39,6 +39,10 @@ impl Story {
         let mut command = self.home.command(&["run"]);
         arm(&self.home, &mut command);
         self.daemon = Some(Daemon::spawn(command));
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.daemon.as_ref().expect("a daemon that runs").pid()
     }
 
     /// Two sessions are found, change, see the API fail and come back, and end, each in its way.
