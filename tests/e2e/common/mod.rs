@@ -16,7 +16,7 @@ pub(crate) use daemon::{Daemon, Run};
 pub(crate) use event::{Event, ids_in, lines};
 pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
 pub(crate) use journal::Journal;
-pub(crate) use oracle::{Deliveries, Truth};
+pub(crate) use oracle::{Deliveries, Score, Truth};
 pub(crate) use proxy::Proxy;
 pub(crate) use text::redacted;
 

@@ -47,9 +47,12 @@ fn opened(database: &[u8], wal: &[u8]) -> Result<Vec<String>, String> {
     if !wal.is_empty() {
         fs::write(directory.path().join("ibvwatch.db-wal"), wal).expect("room for a WAL");
     }
-    recorded_in(&path).map_err(|error| match error {
-        StoreError::Unusable(text) if text.contains("ibvwatch.db") => text,
-        error => panic!("taken for a failure that may pass, or not named: {error}"),
+    recorded_in(&path).map_err(|error| {
+        let refused = matches!(error, StoreError::Unusable(_));
+        assert!(refused, "taken for a failure that may pass: {error}");
+        let text = error.to_string();
+        assert!(text.contains("ibvwatch.db"), "{text}");
+        text
     })
 }
 

@@ -62,7 +62,8 @@ async fn with_few_descriptors_and_small_stacks_everything_is_polled_and_told() {
 
 #[tokio::test]
 async fn without_descriptors_it_waits_and_with_them_it_goes_on() {
-    let home = Home::new().await;
+    let mut home = Home::new().await;
+    home.set("sessions.rescan_interval", "\"1s\"");
     let (one, two) = (home.track_new(), home.track_new());
     let mut daemon = Daemon::start(&home);
     for id in [one, two] {
@@ -95,7 +96,7 @@ async fn without_memory_it_ends_or_waits_and_loses_nothing() {
     story.until(|event| event.is("session.observed", first)).await;
     let pid = story.pid();
     limit(pid, Resource::As, Some(16 << 20));
-    for n in 0..10 {
+    for n in 0..3 {
         let create = || story.home.create(Session::requiring([Requirement::passport()]));
         let ids: Vec<_> = (0..100).map(|_| create().to_string()).collect();
         story.home.put(&format!("many-{n}.json"), &format!("{ids:?}"));
