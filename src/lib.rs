@@ -17,8 +17,10 @@ pub mod yoti;
 
 pub mod config;
 pub mod limiter;
+pub mod metrics;
 pub mod poller;
 pub mod refresh;
+pub mod schema;
 pub mod status;
 pub mod view;
 

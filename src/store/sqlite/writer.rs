@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{file, rows};
 use crate::clock::Clock;
 use crate::failpoint::Failpoint;
+use crate::metrics::Writes;
 use crate::store::journal::{Answer, Receipt, Write, ended};
 use crate::store::{StoreError, WriteFailure};
 
@@ -38,6 +39,7 @@ pub(super) struct Writer {
     pub(super) source: String,
     pub(super) committed: watch::Sender<u64>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Writes,
     /// Held until the last write is done.
     pub(super) _lock: File,
 }
@@ -139,9 +141,14 @@ impl Writer {
     fn run(mut self, mut commands: mpsc::Receiver<Command>, control: &Control) {
         while let Some(first) = commands.blocking_recv() {
             let group = gather(first, &mut commands);
+            let began = Instant::now();
             match self.persist(&group, control) {
                 Ok((answers, last_sequence)) => {
                     Failpoint::Committed.reached();
+                    self.metrics.committed(began.elapsed());
+                    for kind in group.iter().flat_map(|command| command.write.events()) {
+                        self.metrics.event(kind);
+                    }
                     control.size.store(file::size(&self.path), Ordering::Relaxed);
                     self.publish(last_sequence);
                     Failpoint::Published.reached();

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::shim::{self, Fault};
 use super::story::Story;
 use super::{MANY, asked, side_by_side};
-use crate::common::{Daemon, Home, PATIENCE, lines};
+use crate::common::{Daemon, Home, PATIENCE, Site, lines};
 
 /// SQLite folds the WAL into the database when it has grown to so many frames.
 const FOLDED_AT: u64 = 1_000;
@@ -162,10 +162,24 @@ async fn no_more_requests(home: &Home) -> u64 {
     }
 }
 
+/// Waits until the metrics have that line.
+async fn shown(site: &Site, line: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let metrics = site.get("/metrics").await.body;
+        if metrics.lines().any(|shown| shown == line) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{line} is not in {metrics}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_pauses_polling_until_there_is_room_and_loses_nothing() {
     let mut home = Home::new().await;
     home.set("poll.max_in_flight", "4");
+    home.serve_http();
     let ids: Vec<_> = (0..12).map(|_| home.track_new()).collect();
     let mut command = home.command(&["run"]);
     let full = Fault { kind: "write", error: "ENOSPC", nth: 1, lasting: true };
@@ -174,12 +188,15 @@ async fn a_full_disk_pauses_polling_until_there_is_room_and_loses_nothing() {
     for &id in &ids {
         daemon.event(|event| event.is("session.observed", id)).await;
     }
+    let site = daemon.site().await;
+    shown(&site, "ibvwatch_store_write_failing 0").await;
     let told = daemon.events().len();
     shim::spoil(&home);
     for &id in &ids {
         home.set_state(id, 0, "IN_PROGRESS").unwrap();
     }
     daemon.logs("ibvwatch.db (store.path) can't be written: database or disk is full").await;
+    shown(&site, "ibvwatch_store_write_failing 1").await;
     let asked = no_more_requests(&home).await;
     assert_eq!(daemon.events().len(), told, "{:#?}", daemon.events());
     shim::mend(&home);
@@ -187,6 +204,7 @@ async fn a_full_disk_pauses_polling_until_there_is_room_and_loses_nothing() {
         daemon.event(|event| event.tells(id, "IN_PROGRESS")).await;
     }
     daemon.logs("can be written again").await;
+    shown(&site, "ibvwatch_store_write_failing 0").await;
     assert!(home.totals().requests > asked);
     let run = daemon.stop().await;
     assert_eq!(home.recorded().await, lines(&run.events()));

@@ -17,6 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ibvwatch::clock::SystemClock;
+use ibvwatch::metrics::Writes;
 use ibvwatch::store::sqlite::Reader;
 use ibvwatch::store::{Context, EventFilter, SqliteStore, StoreError};
 use tokio::sync::{Semaphore, watch};
@@ -35,7 +36,8 @@ fn asked<T: FromStr<Err: Debug>>(variable: &str) -> Option<T> {
 fn recorded_in(database: &Path) -> Result<Vec<String>, StoreError> {
     let policy = watch::channel(Arc::default()).1;
     let clock = Arc::new(SystemClock);
-    let context = Context { clock, policy, seed: 1, source: "ibvwatch".to_owned() };
+    let (source, metrics) = ("ibvwatch".to_owned(), Writes::default());
+    let context = Context { clock, policy, seed: 1, source, metrics };
     drop(SqliteStore::open(database, &context)?);
     let reader = Reader::open(database)?;
     let events = reader.events(0, 100_000, EventFilter::default())?;
