@@ -172,6 +172,9 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i32, StoreErro
             path.display()
         )));
     }
+    if version < 1 && !empty {
+        return Err(damaged(path, &format_args!("it is said to have schema {version}")));
+    }
     if version > SCHEMA {
         return Err(StoreError::Unusable(format!(
             "{} (store.path) was written by a newer ibvwatch (schema {version}; this one knows {SCHEMA}); run that version or a later one",

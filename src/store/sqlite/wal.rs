@@ -6,6 +6,9 @@
 //! follows but the rest of its transaction. Where another transaction does, the file has been
 //! damaged, and events that were told would be forgotten and their ids given again.
 //!
+//! A torn frame may be part old and part new and look like anything. So only frames behind it
+//! count whose checksum continues that of the frame before.
+//!
 //! The format is that of <https://www.sqlite.org/fileformat2.html#walformat>.
 
 use std::fs::File;
@@ -49,21 +52,19 @@ fn scan(mut wal: impl Read) -> io::Result<Option<u64>> {
     let (mut offset, mut broken_at, mut over) = (HEADER as u64, None, false);
     while filled(&mut wal, &mut frame)? {
         let (head, page) = frame.split_at(FRAME_HEADER);
-        let of_this_wal = &head[8..16] == salts;
-        if broken_at.is_none() {
-            sum.add(&head[..8]);
-            sum.add(page);
-            if !of_this_wal || !sum.is(&head[16..]) {
-                broken_at = Some(offset);
-            }
+        sum.add(&head[..8]);
+        sum.add(page);
+        let whole = &head[8..16] == salts && sum.is(&head[16..]);
+        if !whole && broken_at.is_none() {
+            broken_at = Some(offset);
         }
-        if broken_at.is_some() && of_this_wal {
-            if over {
-                return Ok(broken_at);
-            }
-            let commits = word(head, 4) != 0;
-            over = commits;
+        if whole && over {
+            return Ok(broken_at);
         }
+        let commits = word(head, 4) != 0;
+        over = broken_at.is_some() && whole && commits;
+        // As it should be; so the next is judged by itself.
+        sum.value = (word(head, 16), word(head, 20));
         offset += frame.len() as u64;
     }
     Ok(None)

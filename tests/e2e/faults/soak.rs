@@ -104,7 +104,8 @@ async fn a_month_in_fast_motion_leaves_nothing_behind() {
     deliveries.hold_together();
     let kinds = deliveries.kinds();
     println!("{kinds:?}");
-    assert_eq!(kinds["session.tracked"], kinds["session.observed"]);
+    let (tracked, observed) = (kinds["session.tracked"], kinds["session.observed"]);
+    assert!(tracked - observed <= there.len(), "{observed} of {tracked} observed");
     let ended = kinds["session.ended"];
     assert!(ended >= came - there.len(), "{ended} of {came} ended");
     assert!(last.resident <= first.resident + first.resident / 20 + SLACK, "{first:?} {last:?}");
