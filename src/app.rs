@@ -23,6 +23,7 @@ use crate::failpoint::Failpoint;
 use crate::http;
 use crate::limiter::Bucket;
 use crate::metrics::{Metrics, Process};
+use crate::notify;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
 use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
@@ -37,6 +38,8 @@ pub struct Control {
     pub stop: CancellationToken,
     /// The newest configuration to take over, already validated.
     pub reload: watch::Receiver<Option<Config>>,
+    /// Who is told how the daemon is, and that a reload is over.
+    pub service: notify::Service,
 }
 
 /// How a daemon ended that was not at fault.
@@ -138,13 +141,9 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         metrics.polls.clone(),
     );
     let flush = CancellationToken::new();
-    let mut sinks = Vec::new();
-    let mut sinks_reported = Vec::new();
-    if config.events.stdout {
-        let (name, reported, sink) = standard_output(&store, &clock, &flush)?;
-        sinks.push(sink);
-        sinks_reported.push((name, reported));
-    }
+    let output = config.events.stdout.then(|| standard_output(&store, &clock, &flush));
+    let (sinks, sinks_reported): (Vec<_>, Vec<_>) =
+        output.transpose()?.map(|(name, report, sink)| (sink, (name, report))).into_iter().unzip();
     let sink_names = sinks_reported.iter().map(|(name, _)| *name).collect();
     let directory_report = watch::Sender::default();
     let status = Status::new(status::Sources {
@@ -163,6 +162,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         process: Process::started_at(started),
     };
     let http = http::start(&config.http, sources).await?;
+    let service = tokio::spawn(control.service.clone().report(status.clone()));
     let stop_polls = CancellationToken::new();
     let poller = tokio::spawn(poller.run(stop_polls.clone()));
     let time = {
@@ -200,7 +200,10 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         // Its end is what takes the socket away; that it was aborted is known.
         let _ = refresh.await;
     }
-    daemon.stop(&stop_polls, &flush, ending).await
+    let ending = daemon.stop(&stop_polls, &flush, ending).await;
+    // To the last, so that a stop that takes its time is not taken for a hang.
+    service.abort();
+    ending
 }
 
 fn client(api: &Api) -> Result<Arc<yoti::Client>, AppError> {
@@ -334,6 +337,7 @@ impl Daemon {
                         watching.abort();
                         (watching, changes) = self.watch_directories();
                     }
+                    control.service.reloaded();
                 }
             }
         }

@@ -18,6 +18,7 @@ pub mod yoti;
 pub mod config;
 pub mod limiter;
 pub mod metrics;
+pub mod notify;
 pub mod poller;
 pub mod refresh;
 pub mod schema;

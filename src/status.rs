@@ -392,4 +392,4 @@ fn bad_file(problem: &directory::Problem) -> Trouble {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("poller", &["clock", "domain", "failpoint", "limiter", "metrics", "store", "yoti"]),
     ("refresh", &[]),
     ("schema", &["domain"]),
+    ("notify", &["status"]),
     ("fuzzing", &["config", "directory", "domain", "yoti"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
@@ -34,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "http",
             "limiter",
             "metrics",
+            "notify",
             "poller",
             "refresh",
             "sinks",
@@ -51,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "config",
             "directory",
             "domain",
+            "notify",
             "refresh",
             "schema",
             "sim",

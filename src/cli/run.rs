@@ -9,6 +9,7 @@ use super::logging::{self, Logging};
 use super::{ConfigFiles, Failure, privacy, runtime};
 use crate::app::{self, Control};
 use crate::config::Config;
+use crate::notify::Service;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -28,9 +29,16 @@ impl Run {
         let ended = runtime.block_on(async {
             let stop = CancellationToken::new();
             let (reloads, reload) = watch::channel(None);
-            let signals = Signals { files: self.config, logging, reloads, stop: stop.clone() };
+            let service = Service::default();
+            let signals = Signals {
+                files: self.config,
+                logging,
+                reloads,
+                stop: stop.clone(),
+                service: service.clone(),
+            };
             signals.listen()?;
-            Ok(app::run(config, Control { stop, reload }).await?)
+            Ok(app::run(config, Control { stop, reload, service }).await?)
         });
         // A write that hangs must not keep the process from ending.
         runtime.shutdown_background();
@@ -43,6 +51,7 @@ struct Signals {
     logging: Logging,
     reloads: watch::Sender<Option<Config>>,
     stop: CancellationToken,
+    service: Service,
 }
 
 impl Signals {
@@ -79,6 +88,7 @@ impl Signals {
     }
 
     fn reload(&self) {
+        self.service.reloading();
         match self.files.load().map(|loaded| loaded.complete().map_err(Failure::from)) {
             Ok(Ok(config)) => {
                 if let Err(failure) = self.logging.change(&config.log) {
@@ -90,6 +100,7 @@ impl Signals {
                 error!(
                     "the configuration stays as it was, since the new one is unusable:\n{failure}"
                 );
+                self.service.reloaded();
             }
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::clock::TokioClock;
 use crate::domain::ProblemKind;
 
-const NOON: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+pub(crate) const NOON: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
 /// A store whose figures are given.
 struct Figures {
@@ -33,16 +33,16 @@ impl Gauges for Mutex<Figures> {
     }
 }
 
-struct World {
-    status: Status,
+pub(crate) struct World {
+    pub(crate) status: Status,
     store: Arc<Mutex<Figures>>,
-    poller: watch::Sender<poller::Report>,
+    pub(crate) poller: watch::Sender<poller::Report>,
     directory: watch::Sender<directory::Report>,
     sink: watch::Sender<sinks::Report>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let census = Census { quiet: 3, ..Census::default() };
         let figures = Figures { census, undelivered: 0, write_failure: None };
         let store = Arc::new(Mutex::new(figures));
@@ -60,7 +60,7 @@ impl World {
         Self { status, store, poller, directory, sink }
     }
 
-    fn beat(&self) {
+    pub(crate) fn beat(&self) {
         self.poller.send_modify(|report| report.heartbeat = tokio::time::Instant::now());
     }
 
