@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::domain::{
     Admission, Admitted, Answer, ApiDetail, ApiEvent, Cause, Gate, Policy, Problem, Timestamp, Turn,
 };
+use crate::failpoint::Failpoint;
 use crate::limiter::Bucket;
 use crate::metrics::Polls;
 use crate::store::{Lease, Store, StoreError};
@@ -233,6 +234,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         } else {
             None
         };
+        Failpoint::Answered.reached();
         let took = arrived.monotonic.saturating_sub(sent.monotonic);
         self.metrics.answered(state.as_ref().unwrap_or(&observation), took);
         let heard = self.clock.now().monotonic;
@@ -246,9 +248,11 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             let (live, now) = (self.store.live(), self.clock.now());
             admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)
         };
+        Failpoint::Decided.reached();
         // Before the commit, which may take long: the next answer may turn the breaker back.
         if let Some(turn) = turn {
             self.announce(turn).await?;
+            Failpoint::Announced.reached();
         }
         let told = Told::of(&transition);
         match self.store.commit(lease, transition).await {
@@ -258,6 +262,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             }
             Err(error) => return Err(error.into()),
         }
+        Failpoint::Polled.reached();
         Ok(())
     }
 

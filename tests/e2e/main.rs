@@ -12,6 +12,7 @@ mod common;
 mod demo;
 mod durability;
 mod exactly_once;
+mod faults;
 mod health;
 mod hostile_api;
 mod http;
