@@ -17,7 +17,7 @@ const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 
 /// It computes for seconds on a machine that has nothing else to do.
 const PROMTOOL_PATIENCE: Duration = Duration::from_secs(180);
-/// Of others: Prometheus itself, and `node_exporter`.
+/// Of others: Prometheus itself, and its exporter for machines.
 const FOREIGN: [&str; 3] = ["up", "node_filesystem_avail_bytes", "node_filesystem_size_bytes"];
 
 /// An alert of the rules: its name, and its text up to the next one.
