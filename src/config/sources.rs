@@ -83,17 +83,17 @@ impl Sources {
                 Err(problem) => problems.push(problem),
             }
         }
-        let mut variables = environment.clone();
-        for name in environment.keys() {
+        let mut variables = Environment::new();
+        for (name, value) in environment {
             let Some(key) = key_of(name) else { continue };
             let place = Place::Variable(name.clone());
             if let Some(Place::Variable(other)) = places.get(&key) {
                 // Which of them would win is chance.
-                variables.remove(name);
                 let message = format!("{other} names the same key; keep one of the two");
                 problems.push(Problem { place: Some(place), key: Some(key), message });
             } else {
                 places.insert(key, place);
+                variables.insert(name.clone(), value.clone());
             }
         }
         let mut layer = config::Environment::with_prefix(PREFIX)

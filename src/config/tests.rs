@@ -42,6 +42,7 @@ fn later_files_win_over_earlier_ones_and_the_environment_over_them_all() {
         ("IBVWATCH__API__SDK_ID", "42"),
         ("IBVWATCH__SINKS__STDOUT__ENABLED", "false"),
         ("IBVWATCH_UNRELATED", "x"),
+        ("ibvwatch__poll__jitter", "0.5"),
     ]);
     let config = load(&[first, second], &environment).complete().unwrap();
     assert_eq!(config.policy.interval, Duration::from_secs(120));
