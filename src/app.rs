@@ -148,7 +148,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let directory_report = watch::Sender::default();
     let status = Status::new(status::Sources {
         clock: Arc::clone(&clock),
-        store: Arc::clone(&store) as Arc<dyn Gauges>,
+        store: Arc::downgrade(&(Arc::clone(&store) as Arc<dyn Gauges>)),
         poller: poller_reported,
         directory: directory_report.subscribe(),
         sinks: sinks_reported,
