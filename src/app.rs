@@ -5,7 +5,7 @@
 //! an error, since no part ends by itself.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::directory;
 use crate::domain::Policy;
 use crate::http;
 use crate::limiter::Bucket;
+use crate::metrics::{Metrics, Process};
 use crate::notify;
 use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
@@ -91,6 +92,8 @@ impl From<PollerError> for AppError {
 const POLLS_WITHIN: Duration = Duration::from_secs(6);
 /// ... and everything is over after this long, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_millis(9_500);
+/// For tests: while the file that this environment variable names is there, no poll is begun.
+const HOLD_POLLS: &str = "IBVWATCH_TEST_HOLD_POLLS";
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
 /// Changes of the wanted set that may wait for the store; the directory waits beyond that.
 const DELTAS_WAITING: usize = 4;
@@ -101,18 +104,16 @@ const DELTAS_WAITING: usize = 4;
 /// See [`AppError`].
 pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(SystemClock));
-    // Signatures carry the true time at once, whenever the others take over a step.
-    let api = config
-        .api
-        .client(Arc::new(SystemClock))
-        .map_err(|error| AppError::Unusable(error.to_string()))?;
-    let api = Arc::new(api);
+    let started = clock.now().wall;
+    let api = client(&config.api)?;
     let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
+    let metrics = Metrics::new();
     let context = Context {
         clock: Arc::clone(&clock),
         policy: policy_now.clone(),
         seed: rand::random(),
         source: config.events.source.clone(),
+        metrics: metrics.writes.clone(),
     };
     let store = Arc::new(open_store(&config.store.path, context).await?);
     let bucket = Arc::new(Bucket::new(config.limits, Arc::clone(&clock)));
@@ -122,6 +123,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         policy: policy_now,
         bucket: bucket_now,
         max_in_flight: max_in_flight_now,
+        hold: std::env::var_os(HOLD_POLLS).map(PathBuf::from),
     };
     let poller_report = watch::Sender::default();
     let poller_reported = poller_report.subscribe();
@@ -132,6 +134,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         settings,
         rand::random(),
         poller_report,
+        metrics.polls.clone(),
     );
     let flush = CancellationToken::new();
     let mut sinks = Vec::new();
@@ -155,6 +158,8 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
         status: status.clone(),
+        metrics,
+        process: Process::started_at(started),
     };
     let http = http::start(&config.http, sources).await?;
     let service = tokio::spawn(control.service.clone().report(status.clone()));
@@ -199,6 +204,12 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     // To the last, so that a stop that takes its time is not taken for a hang.
     service.abort();
     ending
+}
+
+fn client(api: &Api) -> Result<Arc<yoti::Client>, AppError> {
+    // Signatures carry the true time at once, whenever others take over a step.
+    let client = api.client(Arc::new(SystemClock));
+    client.map(Arc::new).map_err(|error| AppError::Unusable(error.to_string()))
 }
 
 /// The sink that standard output is: the journal has a protocol of its own.

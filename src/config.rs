@@ -5,9 +5,10 @@
 //! [`Loaded::require`] says which it needs.
 
 mod auth;
+mod reading;
+mod shape;
 mod sources;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::yoti::{
 };
 
 pub use auth::{Auth, AuthMethod};
+use reading::read;
 use sources::Sources;
 pub use sources::{Environment, Place, Problem};
 
@@ -204,269 +206,17 @@ pub fn default_files() -> std::io::Result<Vec<PathBuf>> {
 #[must_use]
 pub fn load(files: &[PathBuf], environment: &Environment) -> Loaded {
     let mut sources = Sources::read(files, environment);
-    let config = Config {
-        api: api(&mut sources, environment),
-        sessions: sessions(&mut sources),
-        policy: policy(&mut sources),
-        limits: limits(&mut sources),
-        store: store(&mut sources, environment),
-        events: events(&mut sources),
-        http: http(&mut sources),
-        log: log(&mut sources),
-    };
+    let config = read(&mut sources, environment);
     Loaded { config, problems: sources.finish() }
 }
 
-fn api(sources: &mut Sources, environment: &Environment) -> Api {
-    let sdk_id = sources.text("api.sdk_id").unwrap_or_default();
-    if sdk_id.trim().is_empty() {
-        sources
-            .problem("api.sdk_id", "required: the SDK id that the Yoti Hub shows beside your key");
-    }
-    Api {
-        base_url: sources.parsed("api.base_url").unwrap_or_default(),
-        configuration_path: sources
-            .parsed("api.configuration_path")
-            .unwrap_or_else(SessionPath::configuration),
-        session_path: match sources.text("api.session_path") {
-            None => Some(SessionPath::session()),
-            Some(empty) if empty.is_empty() => None,
-            Some(_) => sources.parsed("api.session_path"),
-        },
-        sdk_id,
-        timeout: duration(sources, "api.timeout", secs(10), MILLISECOND..=HOUR),
-        connect_timeout: duration(sources, "api.connect_timeout", secs(5), MILLISECOND..=HOUR),
-        max_response_size: response_size(sources),
-        ca_file: sources.text("api.ca_file").map(PathBuf::from),
-        auth: auth::auth(sources, environment),
-    }
-}
-
-fn response_size(sources: &mut Sources) -> u64 {
-    let key = "api.max_response_size";
-    let size = sources.parsed::<bytesize::ByteSize>(key).unwrap_or(bytesize::ByteSize::mib(1));
-    if size < bytesize::ByteSize::kib(1) {
-        sources.problem(key, format!("{size} is out of range; write at least \"1KiB\""));
-    }
-    size.as_u64()
-}
-
-fn sessions(sources: &mut Sources) -> directory::Settings {
-    let key = "sessions.directories";
-    let directories = sources.texts(key, "paths");
-    let directories = directories.unwrap_or_else(|| vec!["/etc/ibvwatch/sessions.d".to_owned()]);
-    if directories.is_empty() {
-        sources.problem(key, "is empty; name at least one directory");
-    }
-    directory::Settings {
-        directories: directories.into_iter().map(PathBuf::from).collect(),
-        rescan_interval: duration(
-            sources,
-            "sessions.rescan_interval",
-            secs(60),
-            100 * MILLISECOND..=DAY,
-        ),
-        removal_grace: duration(sources, "sessions.removal_grace", secs(10), Duration::ZERO..=DAY),
-    }
-}
-
-fn policy(sources: &mut Sources) -> Policy {
-    let default = Policy::default();
-    let policy = Policy {
-        interval: duration(sources, "poll.interval", default.interval, CADENCE),
-        active_interval: duration(
-            sources,
-            "poll.active_interval",
-            default.active_interval,
-            CADENCE,
-        ),
-        active_for: duration(sources, "poll.active_for", default.active_for, Duration::ZERO..=DAY),
-        jitter: jitter(sources, default.jitter),
-        final_poll_before_expiry: duration(
-            sources,
-            "poll.final_poll_before_expiry",
-            default.final_poll_before_expiry,
-            MILLISECOND..=DAY,
-        ),
-        stop_on_completed: sources
-            .flag("poll.stop_on_completed")
-            .unwrap_or(default.stop_on_completed),
-        unknown_ttl: duration(
-            sources,
-            "poll.unknown_ttl",
-            default.unknown_ttl,
-            secs(60)..=3_660 * DAY,
-        ),
-        backoff_initial: duration(
-            sources,
-            "poll.backoff_initial",
-            default.backoff_initial,
-            MILLISECOND..=HOUR,
-        ),
-        backoff_max: duration(sources, "poll.backoff_max", default.backoff_max, MILLISECOND..=DAY),
-        failing_after: integer(sources, "poll.failing_after", default.failing_after, 1..=1_000_000),
-        expiring_before: duration(
-            sources,
-            "poll.expiring_before",
-            default.expiring_before,
-            Duration::ZERO..=3_660 * DAY,
-        ),
-        confirm: sources.text("api.session_path").is_none_or(|path| !path.is_empty()),
-    };
-    if policy.backoff_max < policy.backoff_initial {
-        sources
-            .problem("poll.backoff_max", "is less than poll.backoff_initial; write a longer one");
-    }
-    // A default that is longer than a short interval is no mistake of anybody's.
-    if sources.is_written("poll.active_interval") && policy.active_interval > policy.interval {
-        sources.problem(
-            "poll.active_interval",
-            "is longer than poll.interval; an active session is polled more often, not less",
-        );
-    }
-    policy
-}
-
-fn jitter(sources: &mut Sources, default: f64) -> f64 {
-    let key = "poll.jitter";
-    let number = |value: config::Value| value.into_float().map_err(|_| "write a number".to_owned());
-    let jitter = sources.take(key, number).unwrap_or(default);
-    if (0.0..1.0).contains(&jitter) {
-        jitter
-    } else {
-        sources.problem(key, format!("{jitter} is out of range; write at least 0 and less than 1"));
-        default
-    }
-}
-
-fn limits(sources: &mut Sources) -> Limits {
-    let key = "poll.rate_limit";
-    let number = |value: config::Value| value.into_float().map_err(|_| "write a number".to_owned());
-    let mut rate = sources.take(key, number).unwrap_or(10.0);
-    if !(0.001..=1_000_000.0).contains(&rate) {
-        sources.problem(
-            key,
-            format!("{rate} is out of range; write requests per second, 0.001 to 1000000"),
-        );
-        rate = 10.0;
-    }
-    let max_in_flight = integer(sources, "poll.max_in_flight", 8, 1..=10_000);
-    Limits {
-        rate,
-        burst: integer(sources, "poll.burst", 20, 1..=1_000_000),
-        max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
-    }
-}
-
-fn store(sources: &mut Sources, environment: &Environment) -> Store {
-    if let Some(kind) = sources.text("store.kind")
-        && kind != "sqlite"
-    {
-        sources.problem("store.kind", format!("{kind:?} is unknown; write \"sqlite\""));
-    }
-    let state = environment.get("STATE_DIRECTORY").map_or("/var/lib/ibvwatch", String::as_str);
-    Store {
-        path: sources
-            .text("store.path")
-            .map_or_else(|| Path::new(state).join("ibvwatch.db"), PathBuf::from),
-        retention: duration(sources, "store.retention", 30 * DAY, secs(1)..=3_660 * DAY),
-    }
-}
-
-fn events(sources: &mut Sources) -> Events {
-    let source = sources.text("events.source").unwrap_or_else(|| "ibvwatch".to_owned());
-    if source.is_empty() {
-        sources.problem("events.source", "is empty; CloudEvents need a source");
-    }
-    Events { source, stdout: sources.flag("sinks.stdout.enabled").unwrap_or(true) }
-}
-
-fn http(sources: &mut Sources) -> http::Settings {
-    let listen = match sources.text("http.listen") {
-        None => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9478))),
-        Some(empty) if empty.is_empty() => None,
-        Some(text) => text.parse().ok().or_else(|| {
-            let message = format!(
-                "{text:?} is no address to listen on; write an IP address and a port, like \"127.0.0.1:9478\", or \"\" for no server"
-            );
-            sources.problem("http.listen", message);
-            None
-        }),
-    };
-    let key = "http.allowed_hosts";
-    let parse =
-        |host: &String| host.parse().map_err(|error: http::InvalidHostName| error.to_string());
-    let named = sources.texts(key, "host names");
-    let named =
-        named.unwrap_or_else(|| ["localhost", "127.0.0.1", "[::1]"].map(String::from).into());
-    let allowed_hosts: Result<Vec<_>, _> = named.iter().map(parse).collect();
-    http::Settings {
-        listen,
-        allowed_hosts: allowed_hosts.unwrap_or_else(|message| {
-            sources.problem(key, message);
-            Vec::new()
-        }),
-    }
-}
-
-fn log(sources: &mut Sources) -> Log {
-    let key = "log.level";
-    let mut level = sources.text(key).unwrap_or_else(|| "info".to_owned());
-    if let Err(error) = level.parse::<tracing_subscriber::EnvFilter>() {
-        sources.problem(key, format!("{error}; write like \"info\" or \"warn,ibvwatch=debug\""));
-        "info".clone_into(&mut level);
-    }
-    let format = match sources.text("log.format").as_deref() {
-        None | Some("text") => LogFormat::Text,
-        Some("json") => LogFormat::Json,
-        Some(other) => {
-            let message = format!("{other:?} is unknown; write \"text\" or \"json\"");
-            sources.problem("log.format", message);
-            LogFormat::Text
-        }
-    };
-    Log { level, format }
-}
-
-type Range = std::ops::RangeInclusive<Duration>;
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-const HOUR: Duration = secs(3_600);
-const DAY: Duration = secs(86_400);
-const CADENCE: Range = Duration::from_millis(10)..=secs(31 * 86_400);
-
-const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn duration(sources: &mut Sources, key: &'static str, default: Duration, range: Range) -> Duration {
-    let parse = |value: config::Value| {
-        let text = value.into_string().unwrap_or_default();
-        let duration = humantime::parse_duration(&text).map_err(|_| {
-            format!("{text:?} is not a duration; write a number and a unit, like \"30s\" or \"5m\"")
-        })?;
-        if range.contains(&duration) {
-            return Ok(duration);
-        }
-        let [least, most] = [range.start(), range.end()].map(|&d| humantime::format_duration(d));
-        Err(format!("{text} is out of range; write {least} to {most}"))
-    };
-    sources.take(key, parse).unwrap_or(default)
-}
-
-fn integer(
-    sources: &mut Sources,
-    key: &'static str,
-    default: u32,
-    range: std::ops::RangeInclusive<u32>,
-) -> u32 {
-    let parse = |value: config::Value| {
-        let number = value.into_uint().ok().and_then(|number| u32::try_from(number).ok());
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| format!("write a whole number, {} to {}", range.start(), range.end()))
-    };
-    sources.take(key, parse).unwrap_or(default)
+/// The JSON Schema of a configuration file: what [`load`] asks for, and would take.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let nothing = Environment::new();
+    let mut sources = Sources::read(&[], &nothing);
+    read(&mut sources, &nothing);
+    sources.schema()
 }
 
 #[cfg(test)]

@@ -16,9 +16,11 @@ pub mod yoti;
 
 pub mod config;
 pub mod limiter;
+pub mod metrics;
 pub mod notify;
 pub mod poller;
 pub mod refresh;
+pub mod schema;
 pub mod status;
 pub mod view;
 

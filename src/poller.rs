@@ -5,6 +5,7 @@
 //! session (which the store's lease sees to), and none but a probe while the breaker is open.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::domain::{
     Policy, Problem, ProblemKind, ResourceState, Session, SessionId, Timestamp, Transition, Turn,
 };
 use crate::limiter::Bucket;
+use crate::metrics::Polls;
 use crate::store::{Lease, Store, StoreError};
 use crate::yoti::SessionApi;
 
@@ -35,6 +37,7 @@ pub struct Poller<S, A> {
     rng: Mutex<StdRng>,
     diary: Diary,
     report: watch::Sender<Report>,
+    metrics: Polls,
 }
 
 /// How the loop fares.
@@ -71,6 +74,8 @@ pub struct Settings {
     /// The request budget.
     pub bucket: watch::Receiver<Arc<Bucket>>,
     pub max_in_flight: watch::Receiver<usize>,
+    /// The loop stands still while there is a file here: for tests of what that leads to.
+    pub hold: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +89,9 @@ pub enum PollerError {
 /// The machine may be suspended in the middle of any sleep, and limits be changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// Between two looks at whether a test still holds the loop.
+const HELD_FOR: Duration = Duration::from_millis(20);
+
 type UnderWay = JoinSet<Result<(), PollerError>>;
 
 impl<S: Store, A: SessionApi> Poller<S, A> {
@@ -95,6 +103,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         settings: Settings,
         seed: u64,
         report: watch::Sender<Report>,
+        metrics: Polls,
     ) -> Self {
         let admission = Mutex::new(Admission::resume(store.unavailable()));
         Self {
@@ -106,6 +115,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             diary: Diary::default(),
             report,
+            metrics,
         }
     }
 
@@ -132,6 +142,9 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         loop {
             while let Some(done) = under_way.try_join_next() {
                 done??;
+            }
+            while this.settings.hold.as_ref().is_some_and(|path| path.exists()) {
+                tokio::time::sleep(HELD_FOR).await;
             }
             this.beat(under_way.len());
             if under_way.len() >= *this.settings.max_in_flight.borrow() {
@@ -193,36 +206,40 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         let now = self.clock.now();
         let cadence = lease.session.cadence(now.wall, &self.policy());
         match self.admission().admit(&lease.session, lease.due_at, cadence, now) {
-            Admitted::No => false,
-            Admitted::Yes { stretched: None } => true,
+            Admitted::No => return false,
+            Admitted::Yes { stretched: None } => {}
             Admitted::Yes { stretched: Some(stretch) } => {
                 warn!(
                     "more polls are due than poll.rate_limit, poll.max_in_flight or the API allow: \
                      they come {stretch:.1} times as far apart as configured; raise the limits or \
                      lengthen poll.interval (ibvwatch plan says more)"
                 );
-                true
             }
         }
+        self.metrics.began(now.wall.since(lease.due_at));
+        true
     }
 
     async fn poll(self: Arc<Self>, lease: Lease) -> Result<(), PollerError> {
         let id = lease.session.id();
         let policy = self.policy();
-        let sent = self.clock.now().wall;
+        let sent = self.clock.now();
         let observation = self.api.configuration(id).await;
-        let arrived = self.clock.now().wall;
+        let arrived = self.clock.now();
         let state = if lease.session.asks_state(&observation, &policy) {
             self.token().await;
             Some(self.api.session_state(id).await)
         } else {
             None
         };
+        let took = arrived.monotonic.saturating_sub(sent.monotonic);
+        self.metrics.answered(state.as_ref().unwrap_or(&observation), took);
         self.diary.answered(&lease.session, &observation, state.as_ref());
         // A reload may have come while the request was under way.
         let policy = self.policy();
         let (turn, transition) = {
             let (mut admission, mut rng) = (self.admission(), lock(&self.rng));
+            let (sent, arrived) = (sent.wall, arrived.wall);
             let answer = Answer { observation, state, sent, arrived };
             let (live, now) = (self.store.live(), self.clock.now());
             admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)

@@ -1,14 +1,17 @@
 //! The command line: one file a command.
 
 mod check;
+mod completions;
 mod demo;
 mod events;
 mod failure;
 mod logging;
+mod man;
 mod plan;
 mod poll;
 mod privacy;
 mod run;
+mod schema;
 mod sessions;
 mod show;
 mod simulate;
@@ -53,10 +56,16 @@ enum Command {
     Poll(poll::Poll),
     /// What the cadence asks of the API, how soon news comes, and what to change if it doesn't fit
     Plan(plan::Plan),
+    /// Print the JSON Schema of events, of session files or of the configuration
+    Schema(schema::Schema),
     /// See it work: a simulated Yoti API, the real daemon, and applicants in fast-forward
     Demo(demo::Demo),
     /// Run only the simulated Yoti API, for developing against
     Simulate(simulate::Simulate),
+    /// Print a script that completes ibvwatch's arguments in a shell
+    Completions(completions::Completions),
+    /// Print the manual page
+    Man(man::Man),
 }
 
 /// Where the configuration is.
@@ -107,8 +116,11 @@ pub fn execute(arguments: Arguments) -> Result<i32, Failure> {
         Command::Events(command) => command.execute(),
         Command::Poll(command) => command.execute(),
         Command::Plan(command) => command.execute(),
+        Command::Schema(command) => command.execute(),
         Command::Demo(command) => command.execute(),
         Command::Simulate(command) => command.execute(),
+        Command::Completions(command) => command.execute(),
+        Command::Man(command) => command.execute(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::shape::Shape;
 use super::{Environment, Sources};
 use crate::yoti::{Scopes, TokenUrl};
 
@@ -22,7 +23,8 @@ pub enum AuthMethod {
 
 pub(super) fn auth(sources: &mut Sources, environment: &Environment) -> Auth {
     let method = method(sources);
-    let private_key_file = sources.text("api.auth.private_key_file").map(PathBuf::from);
+    let written = sources.text("api.auth.private_key_file", Shape::filled_text());
+    let private_key_file = written.map(PathBuf::from);
     let credentials_directory = environment.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let credential = credentials_directory
         .as_ref()
@@ -41,24 +43,23 @@ pub(super) fn auth(sources: &mut Sources, environment: &Environment) -> Auth {
 /// What only bearer tokens need is read in any case, so that it may stay in the file while the
 /// other method is tried.
 fn method(sources: &mut Sources) -> AuthMethod {
-    let key = "api.auth.method";
-    let token_url = sources.parsed("api.auth.token_url").unwrap_or_default();
-    let scopes = scopes(sources).unwrap_or_default();
-    match sources.text(key).as_deref() {
-        None | Some("signed_request") => AuthMethod::SignedRequest,
-        Some("bearer") => AuthMethod::Bearer { token_url, scopes },
-        Some(other) => {
-            let message = format!("{other:?} is unknown; write \"signed_request\" or \"bearer\"");
-            sources.problem(key, message);
-            AuthMethod::SignedRequest
-        }
+    let token_url = sources.parsed("api.auth.token_url", TokenUrl::default());
+    let scopes = scopes(sources);
+    let methods = [("signed_request", false), ("bearer", true)];
+    if sources.choice("api.auth.method", methods).unwrap_or_default() {
+        AuthMethod::Bearer { token_url, scopes }
+    } else {
+        AuthMethod::SignedRequest
     }
 }
 
-fn scopes(sources: &mut Sources) -> Option<Scopes> {
-    let key = "api.auth.scopes";
-    let items = sources.texts(key, "texts, like [\"idv:sessions\"]")?;
-    Scopes::new(items).map_err(|error| sources.problem(key, error.to_string())).ok()
+fn scopes(sources: &mut Sources) -> Scopes {
+    let default = Scopes::default();
+    let listed: Vec<_> = default.to_string().split(' ').map(str::to_owned).collect();
+    let shape = Shape::list().not_empty().default(listed);
+    let parse = |texts| Scopes::new(texts).map_err(|error| error.to_string());
+    let what = "texts, like [\"idv:sessions\"]";
+    sources.texts("api.auth.scopes", shape, what, parse).unwrap_or(default)
 }
 
 #[cfg(test)]

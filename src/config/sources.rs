@@ -1,12 +1,14 @@
 //! Configuration as it is written: files and environment, in layers, each value with its place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use super::shape::{self, Shape};
 
 /// Environment variables, as a value, so that a test can have its own.
 pub type Environment = BTreeMap<String, String>;
@@ -59,7 +61,7 @@ pub(super) struct Sources {
     merged: config::Config,
     /// Where each key stands; of several places, the one that wins.
     places: BTreeMap<String, Place>,
-    asked: BTreeSet<&'static str>,
+    asked: BTreeMap<&'static str, Shape>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -99,43 +101,84 @@ impl Sources {
             problems.push(Problem { place: None, key: None, message: error.to_string() });
             config::Config::default()
         });
-        Self { merged, places, asked: BTreeSet::new(), problems }
+        Self { merged, places, asked: BTreeMap::new(), problems }
     }
 
     /// The value of a key, if it is written anywhere and makes sense.
     pub(super) fn take<T>(
         &mut self,
         key: &'static str,
+        shape: Shape,
         parse: impl FnOnce(config::Value) -> Result<T, String>,
     ) -> Option<T> {
-        self.asked.insert(key);
+        self.asked.insert(key, shape);
         let value = self.merged.get::<config::Value>(key).ok()?;
         parse(value).map_err(|message| self.problem(key, message)).ok()
     }
 
     /// As [`take`](Self::take), for what is written as a text.
-    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
-        self.take(key, |value| value.into_string().map_err(|_| "write a text".to_owned()))
+    pub(super) fn text(&mut self, key: &'static str, shape: Shape) -> Option<String> {
+        self.take(key, shape, |value| value.into_string().map_err(|_| "write a text".to_owned()))
     }
 
-    pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(&mut self, key: &'static str) -> Option<T> {
-        self.take(key, |value| {
+    /// A text that means something, and what it means if it isn't written.
+    pub(super) fn parsed<T: FromStr<Err: fmt::Display> + fmt::Display>(
+        &mut self,
+        key: &'static str,
+        default: T,
+    ) -> T {
+        let shape = Shape::filled_text().shown(&default);
+        let parsed = self.take(key, shape, |value| {
             let text = value.into_string().map_err(|_| "write a text".to_owned())?;
             text.parse().map_err(|error: T::Err| error.to_string())
+        });
+        parsed.unwrap_or(default)
+    }
+
+    /// One of some words, each with what it means; the first is the default.
+    pub(super) fn choice<T: Copy, const N: usize>(
+        &mut self,
+        key: &'static str,
+        choices: [(&str, T); N],
+    ) -> Option<T> {
+        let words = choices.map(|(word, _)| word);
+        let shape = Shape::one_of(&words).default(words.first());
+        self.take(key, shape, |value| {
+            let text = value.into_string().unwrap_or_default();
+            let chosen = choices.iter().find(|(word, _)| *word == text);
+            chosen.map(|(_, means)| *means).ok_or_else(|| {
+                let words = words.map(|word| format!("{word:?}")).join(" or ");
+                format!("{text:?} is unknown; write {words}")
+            })
         })
     }
 
     /// A list of texts; `what` says of what, for whoever wrote something else.
-    pub(super) fn texts(&mut self, key: &'static str, what: &str) -> Option<Vec<String>> {
-        self.take(key, |value| {
+    pub(super) fn texts<T>(
+        &mut self,
+        key: &'static str,
+        shape: Shape,
+        what: &str,
+        parse: impl FnOnce(Vec<String>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.take(key, shape, |value| {
             let mistake = |_| format!("write a list of {what}");
             let items = value.into_array().map_err(mistake)?;
-            items.into_iter().map(|item| item.into_string().map_err(mistake)).collect()
+            let texts = items.into_iter().map(|item| item.into_string().map_err(mistake));
+            parse(texts.collect::<Result<_, _>>()?)
         })
     }
 
-    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
-        self.take(key, |value| value.into_bool().map_err(|_| "write true or false".to_owned()))
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let flag = self.take(key, Shape::flag().default(default), |value| {
+            value.into_bool().map_err(|_| "write true or false".to_owned())
+        });
+        flag.unwrap_or(default)
+    }
+
+    /// The JSON Schema of a file with all the keys that were asked for.
+    pub(super) fn schema(&self) -> serde_json::Value {
+        shape::schema(&self.asked)
     }
 
     pub(super) fn is_written(&self, key: &str) -> bool {
@@ -150,9 +193,9 @@ impl Sources {
 
     /// Everything wrong, with the keys that nobody asked for, in order of place.
     pub(super) fn finish(mut self) -> Vec<Problem> {
-        let known: Vec<&str> = self.asked.iter().copied().collect();
+        let known: Vec<&str> = self.asked.keys().copied().collect();
         for (key, place) in &self.places {
-            if !self.asked.contains(key.as_str()) {
+            if !self.asked.contains_key(key.as_str()) {
                 let message = match nearest(key, &known) {
                     Some(near) => format!("unknown key; did you mean {near}?"),
                     None => "unknown key; config/ibvwatch.toml lists all there are".to_owned(),

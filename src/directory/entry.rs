@@ -127,7 +127,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-const INTERVAL_FORM: &str = "write a duration from 1s to 31d, like \"90s\" or \"5m\"";
+pub(super) const INTERVAL_FORM: &str = "write a duration from 1s to 31d, like \"90s\" or \"5m\"";
 
 fn interval(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {

@@ -19,6 +19,7 @@ mod hints;
 mod journal;
 mod problem;
 mod scanner;
+mod schema;
 mod survey;
 mod syntax;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 
 pub use edit::{EditError, track, untrack};
 pub use problem::Problem;
+pub use schema::schema;
 pub use survey::{Survey, survey};
 pub use wanted::Delta;
 pub use watch::{Report, Settings, WatchError, watch};

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::id::SessionId;
@@ -19,7 +20,7 @@ use super::schedule::Backoff;
 use super::time::{Now, Timestamp};
 
 /// Why the API can't be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     Unauthorized,
@@ -30,6 +31,14 @@ pub enum Cause {
 }
 
 impl Cause {
+    pub const ALL: [Self; 5] = [
+        Self::Unauthorized,
+        Self::RateLimited,
+        Self::ServerError,
+        Self::Unreachable,
+        Self::ClockSkew,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

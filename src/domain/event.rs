@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -18,7 +19,7 @@ use super::resource::{Progress, Resource, ResourceKey, ResourceState};
 use super::time::Timestamp;
 
 /// Something that happened to a session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Event {
     #[serde(skip)]
     pub time: Timestamp,
@@ -27,6 +28,7 @@ pub struct Event {
     pub session_sequence: u64,
     pub labels: Labels,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub detail: Detail,
     pub progress: Progress,
     /// When polling stops: the API's deadline, or the assumed one until there is an answer.
@@ -34,21 +36,22 @@ pub struct Event {
 }
 
 /// Something that happened to the API as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ApiEvent {
     #[serde(skip)]
     pub time: Timestamp,
     pub cause: Cause,
     #[serde(flatten)]
+    #[schemars(skip)]
     pub detail: ApiDetail,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ApiDetail {
-    /// Polls pause but for probes.
+    /// The API as a whole can't be used; polls pause but for probes.
     Unavailable { error: Problem },
-    /// A probe has succeeded.
+    /// A probe succeeded, and polls go on.
     Available { unavailable_since: Timestamp },
 }
 
@@ -85,54 +88,78 @@ impl ApiEvent {
 }
 
 /// What an event says beyond the part common to all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Detail {
+    /// The session enters the registry.
     Tracked {},
+    /// The first good answer: the baseline.
     Observed {
+        /// What was not REQUIRED any more by then is told by this event alone.
         resources: Vec<Resource>,
     },
+    /// A resource's state differs from the last good answer.
     StateChanged {
         resource: ResourceKey,
         from: ResourceState,
         to: ResourceState,
+        /// Whether it was REQUIRED and is not any more.
         left_required: bool,
+        /// When the last good answer without the change was asked for.
         changed_after: Timestamp,
+        /// When the answer with the change arrived.
         changed_before: Timestamp,
     },
+    /// A resource is listed that was not.
     Added {
         resource: ResourceKey,
         state: ResourceState,
+        /// When the last good answer without it was asked for.
         changed_after: Timestamp,
+        /// When the answer with it arrived.
         changed_before: Timestamp,
     },
+    /// A resource is listed no longer, which is not completion.
     Removed {
         resource: ResourceKey,
         last_state: ResourceState,
+        /// When the last good answer with it was asked for.
         changed_after: Timestamp,
+        /// When the answer without it arrived.
         changed_before: Timestamp,
     },
+    /// The last REQUIRED resource left REQUIRED; again, if one came back.
     NothingRequired {},
+    /// The API says that the session is COMPLETED.
     Completed {},
+    /// `poll.expiring_before` is reached with something still REQUIRED.
     Expiring {
+        /// What is still REQUIRED.
         required: Vec<ResourceKey>,
     },
+    /// The end; exactly one for each time the session is tracked.
     Ended {
         reason: EndReason,
+        /// What was not COMPLETE.
         unresolved: Vec<Resource>,
     },
+    /// `poll.failing_after` polls of the session failed in a row.
     PollFailing {
+        /// The last failure.
         error: Problem,
+        /// When the first of these failed.
         failing_since: Timestamp,
     },
+    /// The first success after that.
     PollRecovered {
+        /// The last failure before it.
         error: Problem,
         failing_since: Timestamp,
     },
 }
 
 /// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     Expired,

@@ -1,6 +1,8 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// What the owner of a session wrote beside its id; comes back in each of its events.
@@ -54,6 +56,26 @@ impl Labels {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl JsonSchema for Labels {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Labels".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "description": "Up to 16 pairs, each name and each value up to 256 bytes of UTF-8.",
+            "maxProperties": Self::MAX_PAIRS,
+            "propertyNames": { "minLength": 1, "maxLength": Self::MAX_BYTES },
+            "additionalProperties": { "type": "string", "maxLength": Self::MAX_BYTES },
+        })
     }
 }
 

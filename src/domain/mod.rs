@@ -35,5 +35,5 @@ pub use queue::{DueQueue, Wake};
 pub use resource::{Listed, Progress, Resource, ResourceKey, ResourceState};
 pub use schedule::{Backoff, Urgency, jittered};
 pub use session::{Entry, Exchange, Phase, PhaseName, Schedule, Session, Transition};
-pub use time::{InvalidTimestamp, Now, Step, Timestamp};
+pub use time::{DURATION_PATTERN, InvalidTimestamp, Now, Step, Timestamp};
 pub use visible::{Visible, is_visible};

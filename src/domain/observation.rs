@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::resource::Listed;
@@ -42,7 +43,7 @@ pub struct Snapshot {
 }
 
 /// What went wrong with a poll, fit to be shown, logged and put into an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     pub kind: ProblemKind,
     /// HTTP status, where there was an answer.
@@ -55,7 +56,7 @@ pub struct Problem {
     pub message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemKind {
     NotReady,
@@ -116,6 +117,38 @@ impl fmt::Display for Problem {
 }
 
 impl Observation {
+    /// All that [`outcome`](Self::outcome) may return.
+    pub const OUTCOMES: [&str; 11] = [
+        "ok",
+        "completed",
+        "expired",
+        ProblemKind::NotReady.as_str(),
+        ProblemKind::NotFound.as_str(),
+        ProblemKind::Unauthorized.as_str(),
+        ProblemKind::ClockSkew.as_str(),
+        ProblemKind::RateLimited.as_str(),
+        ProblemKind::ServerError.as_str(),
+        ProblemKind::Unreachable.as_str(),
+        ProblemKind::Malformed.as_str(),
+    ];
+
+    /// What came back, in one of few words.
+    #[must_use]
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Configuration(_) | Self::Ongoing => "ok",
+            Self::Completed => "completed",
+            Self::Expired => "expired",
+            Self::NotReady(problem)
+            | Self::NotFound(problem)
+            | Self::Unauthorized(problem)
+            | Self::RateLimited { problem, .. }
+            | Self::ServerError { problem, .. }
+            | Self::Unreachable(problem)
+            | Self::Malformed(problem) => problem.kind.as_str(),
+        }
+    }
+
     /// Whether nothing was learned of the session.
     #[must_use]
     pub const fn is_failure(&self) -> bool {

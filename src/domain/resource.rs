@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What a resource is called where the answer leaves its type or state out.
@@ -59,6 +60,21 @@ impl Serialize for ResourceState {
     }
 }
 
+impl JsonSchema for ResourceState {
+    fn schema_name() -> Cow<'static, str> {
+        "ResourceState".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "REQUIRED, IN_PROGRESS, COMPLETE, or whatever else the API said; \
+                            UNKNOWN where it said nothing.",
+            "examples": ["REQUIRED", "IN_PROGRESS", "COMPLETE"],
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for ResourceState {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<'de, str>::deserialize(deserializer)?;
@@ -70,11 +86,15 @@ impl<'de> Deserialize<'de> for ResourceState {
 ///
 /// Ids are not relied on to be unique: examples in Yoti's documentation repeat one id for every
 /// resource. The ordinal counts from 0 among resources of equal type and id.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct ResourceKey {
+    /// As the API named it, such as `ID_DOCUMENT`.
     #[serde(rename = "type")]
     pub kind: Box<str>,
     pub id: Box<str>,
+    /// Counts from 0 among resources of equal type and id.
     pub ordinal: u32,
 }
 
@@ -89,7 +109,7 @@ impl fmt::Display for ResourceKey {
 }
 
 /// A resource and the state it was last seen in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resource {
     #[serde(rename = "resource")]
     pub key: ResourceKey,
@@ -117,12 +137,13 @@ impl Listed {
 }
 
 /// How many resources stand in which state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     pub total: u32,
     pub required: u32,
     pub in_progress: u32,
     pub complete: u32,
+    /// In any other state.
     pub other: u32,
 }
 

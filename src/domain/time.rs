@@ -1,10 +1,19 @@
 //! Points in time, as whole milliseconds that saturate instead of overflowing.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How people write a duration: numbers with units, like `90s` or `1h 30m`.
+pub const DURATION_PATTERN: &str = concat!(
+    r"^\s*([0-9]+(\.[0-9]+)?\s*(ns|nsec|nanos|us|usec|ms|msec|millis|s|sec|secs|second|seconds",
+    r"|m|min|mins|minute|minutes|h|hr|hrs|hour|hours|d|day|days|w|week|weeks|M|month|months",
+    r"|y|year|years)\s*)+$"
+);
 
 /// A moment of the wall clock: milliseconds since the Unix epoch, UTC.
 ///
@@ -38,6 +47,12 @@ impl Timestamp {
     #[must_use]
     pub const fn as_millis(self) -> i64 {
         self.0
+    }
+
+    /// Seconds since the Unix epoch; zero before it.
+    #[must_use]
+    pub fn as_seconds(self) -> f64 {
+        self.since(Self(0)).as_secs_f64()
     }
 
     #[must_use]
@@ -97,6 +112,20 @@ impl FromStr for Timestamp {
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for Timestamp {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
     }
 }
 

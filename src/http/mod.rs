@@ -6,7 +6,9 @@
 
 mod api;
 mod guard;
+mod health;
 mod host;
+mod metrics;
 mod parameters;
 mod server;
 mod stream;
@@ -25,6 +27,7 @@ pub use self::host::{HostName, InvalidHostName, Settings};
 use self::server::Bounds;
 pub use self::server::{ListenError, Server};
 use crate::clock::Clock;
+use crate::metrics::{Metrics, Process};
 use crate::status::Status;
 use crate::store::Store;
 
@@ -33,6 +36,8 @@ pub struct Sources<S> {
     pub store: Arc<S>,
     pub clock: Arc<dyn Clock>,
     pub status: Status,
+    pub metrics: Metrics,
+    pub process: Process,
 }
 
 impl<S> Clone for Sources<S> {
@@ -41,6 +46,8 @@ impl<S> Clone for Sources<S> {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             status: self.status.clone(),
+            metrics: self.metrics.clone(),
+            process: self.process,
         }
     }
 }
@@ -108,10 +115,13 @@ fn router<S: Store>(
     stop: CancellationToken,
 ) -> Router {
     let hosts: Arc<[HostName]> = allowed_hosts.into();
+    let Sources { status, metrics, process, .. } = sources.clone();
     let site = Arc::new(Site::new(sources, stop));
     api::routes()
         .fallback(nothing_here)
         .with_state(site)
+        .merge(health::router(status.clone()))
+        .merge(metrics::router(metrics, process, status))
         .layer(middleware::from_fn_with_state(hosts, guard::admit))
         .layer(middleware::map_response(guard::harden))
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::TokioClock;
 use crate::config::Limits;
 use crate::domain::{Entry, Labels, Listed, Problem, Record, SessionId, Snapshot, Timestamp};
+use crate::metrics::Writes;
 use crate::store::{Context, Gauges, MemoryStore};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,6 +87,7 @@ impl World {
             policy: policy.clone(),
             seed: 1,
             source: "test".to_owned(),
+            metrics: Writes::default(),
         }));
         let state = State {
             answer: good(),
@@ -101,6 +103,7 @@ impl World {
             policy,
             bucket: watch::Sender::new(bucket).subscribe(),
             max_in_flight: watch::Sender::new(limits.max_in_flight).subscribe(),
+            hold: None,
         };
         let (report, reported) = watch::channel(Report::default());
         let poller = Poller::new(
@@ -110,6 +113,7 @@ impl World {
             settings,
             2,
             report,
+            Polls::default(),
         );
         let stop = CancellationToken::new();
         let time = {

@@ -26,6 +26,8 @@ pub struct Report {
     pub oldest: Option<Timestamp>,
     /// Since when delivery fails, and how it failed last.
     pub failing: Option<(Timestamp, String)>,
+    /// How often delivery has failed.
+    pub failures: u64,
 }
 
 /// Events read at once: enough that one write of the cursor serves many events, few enough
@@ -68,6 +70,7 @@ pub async fn dispatch<S: Store, K: Sink>(
                         let since = report.failing.take().map(|(since, _)| since);
                         let since = since.unwrap_or_else(|| clock.now().wall);
                         report.failing = Some((since, message.clone()));
+                        report.failures += 1;
                     });
                     if retry == RETRY_FIRST {
                         warn!(sink = name, "events can't be delivered, trying again: {message}");
@@ -83,5 +86,75 @@ pub async fn dispatch<S: Store, K: Sink>(
         report.send_modify(|report| report.failing = None);
         store.ack_events(name, last).await?;
         report.send_modify(|report| report.oldest = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::clock::TokioClock;
+    use crate::domain::{Entry, Labels, Policy, Record, SessionId};
+    use crate::metrics::Writes;
+    use crate::store::{Context, Gauges, MemoryStore};
+
+    const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Delivers while it is told to.
+    struct Switch(watch::Receiver<bool>);
+
+    impl Sink for Switch {
+        fn name(&self) -> &'static str {
+            "switch"
+        }
+
+        async fn deliver(&mut self, _: &[Record]) -> Result<(), SinkError> {
+            if *self.0.borrow() { Ok(()) } else { Err(SinkError::Failed("is off".to_owned())) }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_report_says_since_when_delivery_fails_and_how_old_what_waits_is() {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(START));
+        let store = Arc::new(MemoryStore::new(&Context {
+            clock: Arc::clone(&clock),
+            policy: watch::Sender::new(Arc::new(Policy::default())).subscribe(),
+            seed: 1,
+            source: "test".to_owned(),
+            metrics: Writes::default(),
+        }));
+        let (on, switch) = watch::channel(false);
+        let (report, reported) = watch::channel(Report::default());
+        let flush = CancellationToken::new();
+        let dispatching =
+            dispatch(Arc::clone(&store), Switch(switch), clock, report, flush.clone());
+        let dispatching = tokio::spawn(dispatching);
+        sleep(10 * SECOND).await;
+        assert_eq!(*reported.borrow(), Report::default());
+
+        let entry = |n| Entry {
+            session_id: SessionId::from_bytes([n; 16]),
+            labels: Labels::default(),
+            expires_at: None,
+            interval: None,
+        };
+        store.track(vec![entry(1)]).await.unwrap();
+        sleep(10 * SECOND).await;
+        store.track(vec![entry(2)]).await.unwrap();
+        sleep(20 * SECOND).await;
+        let Report { oldest, failing, failures } = reported.borrow().clone();
+        let happened = START.plus(10 * SECOND);
+        assert_eq!(oldest, Some(happened), "of the first event");
+        assert_eq!(failing, Some((happened, "is off".to_owned())));
+        assert!((8..=10).contains(&failures), "{failures} tries in 30 s at growing distances");
+        assert_eq!(store.undelivered("switch"), 2);
+
+        on.send_replace(true);
+        sleep(30 * SECOND).await;
+        assert_eq!(*reported.borrow(), Report { oldest: None, failing: None, failures });
+        flush.cancel();
+        dispatching.await.unwrap().unwrap();
     }
 }

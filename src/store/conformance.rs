@@ -27,6 +27,7 @@ use crate::domain::{
     Census, EndReason, Entry, EventKind, Exchange, Labels, Listed, Now, Observation, Phase,
     PhaseName, Policy, Record, Session, SessionId, Snapshot, Timestamp, Transition,
 };
+use crate::metrics::Writes;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -198,6 +199,7 @@ fn context(clock: &Arc<ManualClock>, policy: &watch::Sender<Arc<Policy>>) -> Con
         policy: policy.subscribe(),
         seed: 1,
         source: "ibvwatch".to_owned(),
+        metrics: Writes::default(),
     }
 }
 

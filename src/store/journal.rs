@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 
 use super::{EventPage, EventQuery, StoreError, WriteFailure};
-use crate::domain::{ApiEvent, Event, Record, Session, SessionId, Timestamp};
+use crate::domain::{ApiEvent, Event, EventKind, Record, Session, SessionId, Timestamp};
 
 pub trait Journal: Send + Sync + 'static {
     /// The right to write once without waiting.
@@ -71,6 +71,17 @@ pub enum Write {
 impl Write {
     /// Old events go in portions, so that what is being decided meanwhile waits for little.
     pub(super) const PURGED_AT_ONCE: u64 = 10_000;
+
+    /// The events that it adds to the log.
+    pub(super) fn events(&self) -> Vec<EventKind> {
+        match self {
+            Self::Decisions(decisions) => {
+                decisions.iter().flat_map(|d| &d.events).map(Event::kind).collect()
+            }
+            Self::Announce(event) => vec![event.kind()],
+            Self::Cursor { .. } | Self::Forget(_) | Self::Purge { .. } => Vec::new(),
+        }
+    }
 
     /// How much work this is, in rows.
     pub(super) fn rows(&self) -> usize {

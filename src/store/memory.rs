@@ -10,6 +10,7 @@ use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
 use super::{Context, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{ApiEvent, Record, SessionId};
+use crate::metrics::Writes;
 
 /// Keeps everything in memory; durable as long as it lives.
 pub type MemoryStore = Ledger<MemoryJournal>;
@@ -21,6 +22,7 @@ impl MemoryStore {
             log: Mutex::default(),
             committed: watch::Sender::new(0),
             source: context.source.clone(),
+            metrics: context.metrics.clone(),
         };
         Self::with_journal(context, Registry::default(), Kept::default(), journal)
     }
@@ -31,6 +33,7 @@ pub struct MemoryJournal {
     log: Mutex<Log>,
     committed: watch::Sender<u64>,
     source: String,
+    metrics: Writes,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +60,13 @@ impl Journal for MemoryJournal {
 
     fn write(&self, (): (), write: Write) -> Receipt {
         let mut log = self.log();
+        let events = write.events();
         let answer = log.apply(write, &self.source);
+        if answer.is_ok() {
+            for kind in events {
+                self.metrics.event(kind);
+            }
+        }
         self.committed.send_if_modified(|committed| {
             let grown = log.last > *committed;
             *committed = log.last;
@@ -164,6 +173,7 @@ mod tests {
             policy: watch::Sender::new(Arc::new(policy.clone())).subscribe(),
             seed: 1,
             source: "ibvwatch".to_owned(),
+            metrics: Writes::default(),
         };
         let store = MemoryStore::new(&context);
         store.track(vec![entry(1)]).await.unwrap();

@@ -25,6 +25,7 @@ use crate::domain::{
     ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp, Transition,
     Urgency,
 };
+use crate::metrics::Writes;
 
 #[cfg(test)]
 mod conformance;
@@ -189,6 +190,7 @@ pub struct Context {
     pub seed: u64,
     /// `events.source`, the CloudEvents source.
     pub source: String,
+    pub metrics: Writes,
 }
 
 impl fmt::Debug for Context {

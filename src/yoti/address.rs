@@ -235,6 +235,12 @@ impl SessionPath {
     }
 }
 
+impl fmt::Display for SessionPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{}", self.before, Self::PLACE, self.after)
+    }
+}
+
 impl FromStr for SessionPath {
     type Err = InvalidSessionPath;
 

@@ -11,6 +11,7 @@ use ibvwatch::domain::{
     Entry, Labels, Listed, Observation, Policy, Problem, ProblemKind, SessionId, Snapshot,
 };
 use ibvwatch::limiter::Bucket;
+use ibvwatch::metrics::{Polls, Writes};
 use ibvwatch::poller::{Poller, Settings};
 use ibvwatch::store::{Context, MemoryStore, Store};
 use ibvwatch::yoti::SessionApi;
@@ -105,6 +106,7 @@ async fn the_poller_asks_once_at_a_time_within_its_budget_and_only_probes_in_an_
         policy: policy.subscribe(),
         seed: 1,
         source: "month".to_owned(),
+        metrics: Writes::default(),
     }));
     store.track((0..SESSIONS).map(entry).collect()).await.unwrap();
     let api = Arc::new(Api { begun: Instant::now(), book: Mutex::default() });
@@ -112,6 +114,7 @@ async fn the_poller_asks_once_at_a_time_within_its_budget_and_only_probes_in_an_
         policy: policy.subscribe(),
         bucket: bucket.subscribe(),
         max_in_flight: max_in_flight.subscribe(),
+        hold: None,
     };
     let poller = Poller::new(
         Arc::clone(&store),
@@ -120,6 +123,7 @@ async fn the_poller_asks_once_at_a_time_within_its_budget_and_only_probes_in_an_
         settings,
         1,
         watch::Sender::default(),
+        Polls::default(),
     );
     let stop = CancellationToken::new();
     let running = tokio::spawn(poller.run(stop.clone()));

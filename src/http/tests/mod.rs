@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::clock::SystemClock;
 use crate::domain::Policy;
+use crate::metrics::Writes;
 use crate::status;
 use crate::store::{Context, Gauges, MemoryStore};
 
@@ -24,7 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn sources() -> Sources<MemoryStore> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (_, policy) = watch::channel(Arc::new(Policy::default()));
-    let context = Context { clock: Arc::clone(&clock), policy, seed: 1, source: "ibvwatch".into() };
+    let context = Context {
+        clock: Arc::clone(&clock),
+        policy,
+        seed: 1,
+        source: "ibvwatch".into(),
+        metrics: Writes::default(),
+    };
     let store = Arc::new(MemoryStore::new(&context));
     let status = Status::new(status::Sources {
         clock: Arc::clone(&clock),
@@ -34,7 +41,13 @@ pub(super) fn sources() -> Sources<MemoryStore> {
         sinks: Vec::new(),
         api: Box::new(status::Api::default),
     });
-    Sources { store, clock, status }
+    Sources {
+        store,
+        status,
+        metrics: Metrics::new(),
+        process: Process::started_at(clock.now().wall),
+        clock,
+    }
 }
 
 async fn serve(bounds: Bounds, more: Router) -> (Server, SocketAddr) {

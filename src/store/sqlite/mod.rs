@@ -60,6 +60,7 @@ impl SqliteStore {
             source: context.source.clone(),
             committed: watch::Sender::new(reader.last_sequence()?),
             clock: Arc::clone(&context.clock),
+            metrics: context.metrics.clone(),
             _lock: lock,
         };
         let journal = SqliteJournal {

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{file, rows};
 use crate::clock::Clock;
+use crate::metrics::Writes;
 use crate::store::journal::{Answer, Receipt, Write, ended};
 use crate::store::{StoreError, WriteFailure};
 
@@ -37,6 +38,7 @@ pub(super) struct Writer {
     pub(super) source: String,
     pub(super) committed: watch::Sender<u64>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Writes,
     /// Held until the last write is done.
     pub(super) _lock: File,
 }
@@ -138,8 +140,13 @@ impl Writer {
     fn run(mut self, mut commands: mpsc::Receiver<Command>, control: &Control) {
         while let Some(first) = commands.blocking_recv() {
             let group = gather(first, &mut commands);
+            let began = Instant::now();
             match self.persist(&group, control) {
                 Ok((answers, last_sequence)) => {
+                    self.metrics.committed(began.elapsed());
+                    for kind in group.iter().flat_map(|command| command.write.events()) {
+                        self.metrics.event(kind);
+                    }
                     control.size.store(file::size(&self.path), Ordering::Relaxed);
                     self.publish(last_sequence);
                     for (command, answer) in group.into_iter().zip(answers) {

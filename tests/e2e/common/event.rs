@@ -36,6 +36,7 @@ impl Event {
         if sequence.len() != 20 || !sequence.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(format!("the sequence has not 20 digits: {line}"));
         }
+        super::judge(&event.json).map_err(|error| format!("{error}: {line}"))?;
         Ok(event)
     }
 

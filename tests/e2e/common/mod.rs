@@ -8,6 +8,7 @@ mod http;
 mod journal;
 mod oracle;
 mod proxy;
+mod schema;
 mod text;
 
 use std::time::Duration;
@@ -15,9 +16,11 @@ use std::time::Duration;
 pub(crate) use daemon::{Daemon, Run};
 pub(crate) use event::{Event, ids_in, lines};
 pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
+pub(crate) use http::{Answer, Site};
 pub(crate) use journal::Journal;
 pub(crate) use oracle::{Deliveries, Truth};
 pub(crate) use proxy::Proxy;
+pub(crate) use schema::{judge, validator};
 pub(crate) use text::redacted;
 
 /// Far longer than anything takes on a busy machine; only a test that fails waits this long.
