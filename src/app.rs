@@ -137,13 +137,9 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         metrics.polls.clone(),
     );
     let flush = CancellationToken::new();
-    let mut sinks = Vec::new();
-    let mut sinks_reported = Vec::new();
-    if config.events.stdout {
-        let (name, reported, sink) = standard_output(&store, &clock, &flush)?;
-        sinks.push(sink);
-        sinks_reported.push((name, reported));
-    }
+    let output = config.events.stdout.then(|| standard_output(&store, &clock, &flush));
+    let (sinks, sinks_reported): (Vec<_>, Vec<_>) =
+        output.transpose()?.map(|(name, report, sink)| (sink, (name, report))).into_iter().unzip();
     let sink_names = sinks_reported.iter().map(|(name, _)| *name).collect();
     let directory_report = watch::Sender::default();
     let status = Status::new(status::Sources {

@@ -20,6 +20,12 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// What an earlier watch has told of is no news.
+    pub(super) fn after(report: &Report) -> Self {
+        let told = report.problems.iter().chain(&report.warnings).cloned().collect();
+        Self { told, watching: None }
+    }
+
     /// Logs what changed with this scan, and brings the report up to date.
     pub(super) fn note(&mut self, step: &Step, now: Timestamp, report: &mut Report) {
         let news = self.news(step);

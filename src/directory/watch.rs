@@ -81,7 +81,8 @@ pub async fn watch(
     let settings = Settings { directories: absolute(&settings.directories), ..settings };
     let hint = Arc::new(Notify::new());
     let hints = Hints::new(&settings.directories, Arc::clone(&hint));
-    let eyes = Eyes::new(&settings, known, Some(hints));
+    let mut eyes = Eyes::new(&settings, known, Some(hints));
+    eyes.journal = Journal::after(&report.borrow());
     let rescan_interval = settings.rescan_interval.clamp(QUIET, LONGEST_INTERVAL);
     follow(eyes, &hint, rescan_interval, &clock, &deltas, &report).await
 }

@@ -5,10 +5,12 @@
 //! store in short slices, so that nobody who looks can hold up a poll.
 
 mod api;
+mod assets;
 mod guard;
 mod health;
 mod host;
 mod metrics;
+mod page;
 mod parameters;
 mod server;
 mod stream;
@@ -18,8 +20,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
-use axum::response::IntoResponse;
-use http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
@@ -118,16 +118,14 @@ fn router<S: Store>(
     let Sources { status, metrics, process, .. } = sources.clone();
     let site = Arc::new(Site::new(sources, stop));
     api::routes()
-        .fallback(nothing_here)
+        .merge(page::routes())
+        .merge(assets::routes())
+        .fallback(page::nothing_here)
         .with_state(site)
         .merge(health::router(status.clone()))
         .merge(metrics::router(metrics, process, status))
         .layer(middleware::from_fn_with_state(hosts, guard::admit))
         .layer(middleware::map_response(guard::harden))
-}
-
-async fn nothing_here() -> impl IntoResponse {
-    (StatusCode::NOT_FOUND, "There is nothing here; the status page is at /.\n")
 }
 
 #[cfg(test)]

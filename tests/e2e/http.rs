@@ -32,7 +32,7 @@ async fn only_reading_is_allowed_and_only_under_a_known_name() {
         assert_eq!(answer.status, expected, "{host}: {answer:?}");
     }
     let nothing = site.get("/nothing").await;
-    assert!(nothing.body.contains("nothing here"), "{nothing:?}");
+    assert!(nothing.body.contains("nothing at this address"), "{nothing:?}");
     let answer = site.ask(Method::POST, "/", &[]).await;
     assert_eq!(
         (answer.status.as_u16(), &answer.headers["allow"]),

@@ -6,6 +6,7 @@
 //! [`common::PATIENCE`], and never for a time to pass, unless that time is its subject.
 
 mod api_trouble;
+mod browser;
 mod commands;
 mod common;
 mod demo;
@@ -27,5 +28,7 @@ mod secrets;
 mod service;
 mod session_files;
 mod shipped_configuration;
+mod shipped_deployments;
+mod shipped_monitoring;
 mod signals;
 mod signature;

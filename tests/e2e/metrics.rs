@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Method;
 use ibvwatch::clock::{Clock, SystemClock};
 use ibvwatch::sim::{Effect, Fault};
+use rustix::process::Signal;
 
 use crate::common::{Daemon, Home, PATIENCE, Site};
 
@@ -242,6 +243,25 @@ async fn the_figures_say_what_has_happened() {
             && figures.0.contains("ibvwatch_directory_last_good_scan_timestamp_seconds ")
     })
     .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_reload_neither_forgets_errors_nor_counts_them_twice() {
+    let (mut home, mut daemon, site) = busy().await;
+    let counted = |figures: &Figures| {
+        figures.shows("ibvwatch_directory_problems", 1.0)
+            && figures.shows("ibvwatch_directory_errors_total", 1.0)
+    };
+    Figures::until(&site, counted).await;
+    home.set("sessions.rescan_interval", "\"59s\"");
+    let before = SystemClock.now().wall.as_seconds();
+    daemon.signal(Signal::HUP);
+    daemon.logs("configuration reloaded").await;
+    let scanned = "ibvwatch_directory_last_scan_timestamp_seconds";
+    let figures = Figures::until(&site, |figures| figures.value(scanned) > before).await;
+    assert!(counted(&figures), "{}", figures.0);
+    assert_eq!(daemon.log().matches("bad.json").count(), 1, "{}", daemon.log());
     daemon.stop().await;
 }
 
