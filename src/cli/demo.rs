@@ -59,7 +59,7 @@ async fn play(home: &Path, within: Duration) -> Result<i32, Failure> {
         .map_err(|error| Failure::failed(format!("{}: {error}", home.display())))?;
     let cast = Cast::enter(&simulator, SPEED)?;
     let mut stage = Stage::open(simulator.world(), cast);
-    stage.prologue(&simulator.base_url(), SPEED)?;
+    stage.prologue(&simulator.base_url(), setting.page, SPEED)?;
     for entry in stage.cast().entries() {
         directory::track(&setting.sessions, entry).map_err(Failure::failed)?;
     }

@@ -23,6 +23,11 @@ const SESSIONS: usize = 100;
 const MOST_SESSIONS: usize = 1_000;
 const EVENTS: usize = 100;
 const MOST_EVENTS: usize = 1_000;
+/// Why sessions aren't shown, on pages as well.
+pub(super) const STUCK: &str =
+    "sessions can't be shown while the poll loop stands still; /healthz says for how long it has";
+const TOO_MANY: &str =
+    "as many streams as there may be are being followed; close one, or try again later";
 
 pub(super) fn routes<S: Store>() -> Router<Arc<Site<S>>> {
     let routes = Router::new()
@@ -50,6 +55,7 @@ async fn sessions<S: Store>(
         filter: session_filter(&mut parameters)?,
     };
     parameters.finish()?;
+    refuse_if_stuck(&site)?;
     let _look = site.look().await;
     let page = site.store.find_sessions(&query).await?;
     let now = site.clock.now().wall;
@@ -66,6 +72,7 @@ async fn session<S: Store>(
 ) -> Result<Response, Refusal> {
     Parameters::of(&target)?.finish()?;
     let id: SessionId = id.parse().map_err(|error| BadParameter::new("id", format!("{error}")))?;
+    refuse_if_stuck(&site)?;
     let session = site.store.session(id).await?;
     let session = session.ok_or_else(|| {
         Refusal::not_found(format!(
@@ -73,6 +80,10 @@ async fn session<S: Store>(
         ))
     })?;
     Ok(json(&SessionView::of(&session, site.clock.now().wall)))
+}
+
+fn refuse_if_stuck<S>(site: &Site<S>) -> Result<(), Refusal> {
+    if site.shows_sessions() { Ok(()) } else { Err(Refusal::unavailable(STUCK)) }
 }
 
 #[derive(Debug, Serialize)]
@@ -97,7 +108,7 @@ async fn events<S: Store>(
     if is_stream_wanted(&headers) {
         parameters.finish()?;
         let after = stream::last_event_id(&headers)?.or(after).unwrap_or(0);
-        return stream::follow(&site, after, filter).ok_or_else(Refusal::too_many_streams);
+        return stream::follow(&site, after, filter).ok_or_else(|| Refusal::unavailable(TOO_MANY));
     }
     let limit = parameters.limit(EVENTS, MOST_EVENTS)?;
     parameters.finish()?;
@@ -186,12 +197,9 @@ impl Refusal {
         Self { status: StatusCode::NOT_FOUND, parameter: None, message: message.into() }
     }
 
-    fn too_many_streams() -> Self {
-        let message =
-            "as many streams as there may be are being followed; close one, or try again \
-                       later"
-                .to_owned();
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, parameter: None, message }
+    fn unavailable(message: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { status, parameter: None, message: message.into() }
     }
 }
 

@@ -78,6 +78,12 @@ impl<S> Site<S> {
         Self { sources, stop, streams, looks: Semaphore::new(LOOKS) }
     }
 
+    /// Whatever holds the poll loop up may hold the sessions too: who asked for them would wait
+    /// with it, and nobody would be left to say so.
+    fn shows_sessions(&self) -> bool {
+        self.sources.status.live()
+    }
+
     /// Waits for a turn to look through what is there; it lasts as long as it is held.
     async fn look(&self) -> Option<SemaphorePermit<'_>> {
         // Nobody closes it.

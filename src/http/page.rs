@@ -51,7 +51,6 @@ async fn index<S: Store>(
     // Read first: what happens from here on, the script is told of.
     let last = *site.store.recorded().borrow();
     let condition = site.status.condition();
-    // Whatever holds the poll loop up may hold the sessions as well.
     let found = if condition.stuck { None } else { Some(site.store.find_sessions(&query).await?) };
     let latest = EventQuery {
         from: Position::Before(u64::MAX),
@@ -84,6 +83,11 @@ async fn session<S: Store>(
     let before = api::sequence(&mut parameters, "before")?;
     parameters.finish()?;
     let id: SessionId = id.parse().map_err(|error| BadParameter::new("id", format!("{error}")))?;
+    if !site.shows_sessions() {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let message = api::STUCK.to_owned();
+        return Err(Apology { status, title: "That can't be shown", message });
+    }
     let _look = site.look().await;
     let last = *site.store.recorded().borrow();
     let known = site.store.session(id).await?;

@@ -1,6 +1,7 @@
 //! The real daemon, as a process of its own in a temporary directory.
 
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,6 +22,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Setting {
     config: PathBuf,
     pub(super) sessions: PathBuf,
+    /// Where the status page is served.
+    pub(super) page: SocketAddr,
 }
 
 impl Setting {
@@ -32,6 +35,8 @@ impl Setting {
         let mut file = options.write(true).create_new(true).mode(0o600).open(&key)?;
         file.write_all(private_key.as_bytes())?;
         let config = home.join("config.toml");
+        // The daemon is to have the same port after its restart, so that the page finds it again.
+        let page = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
         let text = format!(
             r#"# Fast-forward: intervals are a fraction of the defaults.
@@ -54,17 +59,18 @@ expiring_before = "15s"
 path = {store}
 
 [http]
-listen = ""
+listen = "{page}"
 
 [log]
 level = "error"
 "#,
             key = quoted(&key),
             sessions = quoted(&sessions),
+            page = page,
             store = quoted(&home.join("ibvwatch.db")),
         );
         std::fs::write(&config, text)?;
-        Ok(Self { config, sessions })
+        Ok(Self { config, sessions, page })
     }
 
     pub(super) fn start(&self) -> Result<Daemon, Failure> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,11 +75,17 @@ impl Stage {
         self.ended == self.cast.len()
     }
 
-    pub(super) fn prologue(&self, base_url: &str, speed: NonZeroU32) -> io::Result<()> {
+    pub(super) fn prologue(
+        &self,
+        base_url: &str,
+        page: SocketAddr,
+        speed: NonZeroU32,
+    ) -> io::Result<()> {
         self.print(&format!(
             "{BOLD}ibvwatch{BOLD:#} follows {people} applicants to the Post Office, {speed} times faster than life.\n\
              {DIM}The API at {base_url} is simulated and checks every signature; the daemon is real.\n\
-             A quiet session is polled every 2 s, one whose applicant is at the counter every 0.5 s.{DIM:#}\n",
+             A quiet session is polled every 2 s, one whose applicant is at the counter every 0.5 s.{DIM:#}\n\
+             Watch along in a browser at {BOLD}http://{page}/{BOLD:#}\n",
             people = self.cast.len(),
         ))
     }

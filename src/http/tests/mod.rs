@@ -1,6 +1,7 @@
 //! What holds for every request, over real sockets.
 
 mod api;
+mod page;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

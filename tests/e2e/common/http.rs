@@ -1,7 +1,7 @@
 use http::{Method, StatusCode};
 use reqwest::header::HeaderMap;
 
-use super::{Daemon, Home};
+use super::{Daemon, Home, PATIENCE};
 
 /// What a daemon serves, asked as a browser or a script would.
 pub(crate) struct Site {
@@ -60,6 +60,39 @@ impl Site {
             status: response.status(),
             headers: response.headers().clone(),
             body: response.text().await.expect("a whole answer"),
+        }
+    }
+}
+
+/// Server-sent events as they come.
+pub(crate) struct Stream {
+    answer: reqwest::Response,
+    read: String,
+}
+
+impl Site {
+    pub(crate) async fn follow(&self, target: &str, last_event_id: Option<&str>) -> Stream {
+        let mut request = self.client.get(self.url(target)).header("accept", "text/event-stream");
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        Stream { answer: request.send().await.expect("an answer"), read: String::new() }
+    }
+}
+
+impl Stream {
+    /// What follows on the next line that begins so.
+    pub(crate) async fn until(&mut self, begins: &str) -> String {
+        loop {
+            while let Some(end) = self.read.find('\n') {
+                let line: String = self.read.drain(..=end).collect();
+                if let Some(found) = line.trim_end().strip_prefix(begins) {
+                    return found.to_owned();
+                }
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk()).await;
+            let chunk = chunk.expect("a line in time").expect("a whole chunk").expect("a line");
+            self.read += std::str::from_utf8(&chunk).expect("UTF-8");
         }
     }
 }
