@@ -19,8 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "limiter", "metrics", "store", "yoti"]),
     ("refresh", &[]),
-    ("notify", &["status"]),
     ("schema", &["domain"]),
+    ("notify", &["status"]),
     ("fuzzing", &["config", "directory", "domain", "yoti"]),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
