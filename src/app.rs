@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -19,6 +19,7 @@ use crate::clock::{Clock, SteadyClock, SystemClock};
 use crate::config::{Api, Config};
 use crate::directory;
 use crate::domain::Policy;
+use crate::failpoint::Failpoint;
 use crate::http;
 use crate::limiter::Bucket;
 use crate::metrics::{Metrics, Process};
@@ -94,7 +95,10 @@ const POLLS_WITHIN: Duration = Duration::from_secs(6);
 const STOP_WITHIN: Duration = Duration::from_millis(9_500);
 /// For tests: while the file that this environment variable names is there, no poll is begun.
 const HOLD_POLLS: &str = "IBVWATCH_TEST_HOLD_POLLS";
+/// What is to be forgotten stays for at most this much longer ...
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// ... and this part of the retention.
+const PURGE_PART: u32 = 10;
 /// Changes of the wanted set that may wait for the store; the directory waits beyond that.
 const DELTAS_WAITING: usize = 4;
 
@@ -144,7 +148,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let directory_report = watch::Sender::default();
     let status = Status::new(status::Sources {
         clock: Arc::clone(&clock),
-        store: Arc::clone(&store) as Arc<dyn Gauges>,
+        store: Arc::downgrade(&(Arc::clone(&store) as Arc<dyn Gauges>)),
         poller: poller_reported,
         directory: directory_report.subscribe(),
         sinks: sinks_reported,
@@ -239,7 +243,7 @@ fn refresh_on_request(database: &Path, store: &Arc<SqliteStore>) -> Option<JoinH
     let listener = refresh::listen(database)
         .inspect_err(|error| {
             warn!(
-                "{} can't be made, so `ibvwatch sessions` will show poll times as last written: {error}",
+                "`ibvwatch sessions` will show poll times as last written, since {} can't be made: {error}",
                 refresh::socket_path(database).display()
             );
         })
@@ -264,9 +268,10 @@ async fn purge(
     retention: Duration,
     sinks: Vec<&'static str>,
 ) -> Result<Infallible, StoreError> {
-    let mut hourly = tokio::time::interval(PURGE_EVERY);
+    let mut again = tokio::time::interval(PURGE_EVERY.min(retention / PURGE_PART));
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        hourly.tick().await;
+        again.tick().await;
         store.purge(retention, &sinks).await?;
     }
 }
@@ -354,6 +359,7 @@ impl Daemon {
     async fn take_over(&self, delta: directory::Delta) -> Result<(), AppError> {
         let (wanted, unwanted) = (delta.wanted.len(), delta.unwanted.len());
         self.store.track(delta.wanted).await?;
+        Failpoint::Tracked.reached();
         self.store.untrack(delta.unwanted).await?;
         if wanted + unwanted > 0 {
             let tracked = self.store.listed().len();
@@ -390,7 +396,7 @@ impl Daemon {
         ];
         self.config = in_force;
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
-            warn!(key, "changed, but takes effect only after a restart");
+            warn!("{key} has changed, which takes effect only after a restart");
         }
         info!("configuration reloaded");
         new.sessions != old.sessions
@@ -425,11 +431,13 @@ impl Daemon {
                 }
             }
         }
+        Failpoint::Drained.reached();
         match tokio::time::timeout_at(deadline, self.store.checkpoint()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => error!("due times could not be saved: {error}"),
             Err(_) => error!("due times could not be saved in time"),
         }
+        Failpoint::Checkpointed.reached();
         flush.cancel();
         for mut sink in self.sinks.into_iter().filter(|sink| !sink.is_finished()) {
             match tokio::time::timeout_at(deadline, &mut sink).await {
@@ -443,6 +451,7 @@ impl Daemon {
                 }
             }
         }
+        Failpoint::Flushed.reached();
         // Until here it has told that a stop is under way; from here on nothing is left to ask.
         if let Some(http) = self.http {
             http.stop().await;
@@ -452,6 +461,7 @@ impl Daemon {
         if tokio::time::timeout_at(deadline, close).await.is_err() {
             warn!("the store could not be closed in time; the next start takes it up as it is");
         }
+        Failpoint::Closed.reached();
         info!("stopped");
         ending
     }

@@ -10,6 +10,7 @@ pub mod domain;
 
 pub mod clock;
 pub mod directory;
+pub mod failpoint;
 pub mod sinks;
 pub mod store;
 pub mod yoti;

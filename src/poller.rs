@@ -4,8 +4,9 @@
 //! the limits: the request budget, how many requests may be under way, at most one for each
 //! session (which the store's lease sees to), and none but a probe while the breaker is open.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
+mod diary;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::diary::{Diary, Told};
 use crate::clock::Clock;
 use crate::domain::{
-    Admission, Admitted, Answer, ApiDetail, ApiEvent, Cause, Detail, Event, Gate, Observation,
-    Policy, Problem, ProblemKind, ResourceState, Session, SessionId, Timestamp, Transition, Turn,
+    Admission, Admitted, Answer, ApiDetail, ApiEvent, Cause, Gate, Policy, Problem, Timestamp, Turn,
 };
+use crate::failpoint::Failpoint;
 use crate::limiter::Bucket;
 use crate::metrics::Polls;
 use crate::store::{Lease, Store, StoreError};
@@ -232,9 +234,11 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         } else {
             None
         };
+        Failpoint::Answered.reached();
         let took = arrived.monotonic.saturating_sub(sent.monotonic);
         self.metrics.answered(state.as_ref().unwrap_or(&observation), took);
-        self.diary.answered(&lease.session, &observation, state.as_ref());
+        let heard = self.clock.now().monotonic;
+        self.diary.answered(&lease.session, &observation, state.as_ref(), heard);
         // A reload may have come while the request was under way.
         let policy = self.policy();
         let (turn, transition) = {
@@ -244,18 +248,21 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             let (live, now) = (self.store.live(), self.clock.now());
             admission.answered(&lease.session, answer, live, now, &policy, &mut *rng)
         };
+        Failpoint::Decided.reached();
         // Before the commit, which may take long: the next answer may turn the breaker back.
         if let Some(turn) = turn {
             self.announce(turn).await?;
+            Failpoint::Announced.reached();
         }
         let told = Told::of(&transition);
         match self.store.commit(lease, transition).await {
-            Ok(()) => told.log(id),
+            Ok(()) => self.diary.decided(id, &told, self.clock.now().monotonic),
             Err(StoreError::Stale(id)) => {
                 debug!(session = %id, "the session was changed during its poll; polling it again");
             }
             Err(error) => return Err(error.into()),
         }
+        Failpoint::Polled.reached();
         Ok(())
     }
 
@@ -313,115 +320,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<S, A> std::fmt::Debug for Poller<S, A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Poller").finish_non_exhaustive()
-    }
-}
-
-/// What the log says of polls: each thing once, however many sessions it concerns.
-#[derive(Debug, Default)]
-struct Diary {
-    noted: Mutex<Noted>,
-}
-
-#[derive(Debug, Default)]
-struct Noted {
-    /// Values outside the known states that have been warned of.
-    states: HashSet<Box<str>>,
-    /// Which kinds of trouble with the API the log has been told of since the last good answer,
-    /// and how many answers were of such a kind.
-    troubles: HashSet<ProblemKind>,
-    failures: u64,
-}
-
-impl Noted {
-    fn clear(&mut self) {
-        if !self.troubles.is_empty() {
-            info!(failures = self.failures, "polls succeed again");
-        }
-        self.troubles.clear();
-        self.failures = 0;
-    }
-}
-
-impl Diary {
-    /// A hostile API could invent states for ever; after this many the warnings stop.
-    const STATES_NOTED: usize = 1_000;
-
-    fn answered(&self, session: &Session, observation: &Observation, state: Option<&Observation>) {
-        let id = session.id();
-        let mut noted = lock(&self.noted);
-        match state.unwrap_or(observation).problem() {
-            None => noted.clear(),
-            Some(problem) if problem.kind.concerns_session() => {
-                let known = session.schedule().last_problem.as_ref();
-                if known.is_none_or(|known| known.kind != problem.kind) {
-                    warn!(session = %id, kind = problem.kind.as_str(), "{problem}");
-                } else {
-                    debug!(session = %id, kind = problem.kind.as_str(), "{problem}");
-                }
-            }
-            Some(problem) => {
-                noted.failures += 1;
-                if noted.troubles.insert(problem.kind) {
-                    warn!(session = %id, kind = problem.kind.as_str(),
-                        "a poll failed; more failures of this kind are logged at debug: {problem}");
-                } else {
-                    debug!(session = %id, kind = problem.kind.as_str(), "a poll failed: {problem}");
-                }
-            }
-        }
-        if let Observation::Configuration(snapshot) = observation {
-            for listed in &snapshot.resources {
-                if let ResourceState::Other(state) = &listed.state
-                    && noted.states.len() < Self::STATES_NOTED
-                    && noted.states.insert(state.clone())
-                {
-                    warn!(session = %id, state = ?state, resource = ?listed.kind,
-                        "a resource is in a state that this version does not know; it is passed on as it is");
-                }
-            }
-        }
-    }
-}
-
-/// What a decision is to be logged as, once it is durable.
-struct Told {
-    events: Vec<Event>,
-    next_poll: Timestamp,
-}
-
-impl Told {
-    fn of(transition: &Transition) -> Self {
-        let next_poll = transition.session.schedule().poll_at;
-        Self { events: transition.events.clone(), next_poll }
-    }
-
-    fn log(&self, session: SessionId) {
-        for event in &self.events {
-            match &event.detail {
-                Detail::Ended { reason, unresolved } => {
-                    info!(%session, reason = reason.as_str(), unresolved = unresolved.len(), "session ended");
-                }
-                Detail::PollFailing { error, .. } => {
-                    warn!(%session, "polls of this session keep failing: {error}");
-                }
-                Detail::PollRecovered { .. } => {
-                    info!(%session, "polls of this session succeed again");
-                }
-                Detail::StateChanged { resource, from, to, .. } => {
-                    debug!(%session, ?resource, ?from, ?to, "resource changed");
-                }
-                Detail::Tracked {}
-                | Detail::Observed { .. }
-                | Detail::Added { .. }
-                | Detail::Removed { .. }
-                | Detail::NothingRequired {}
-                | Detail::Completed {}
-                | Detail::Expiring { .. } => debug!(%session, event = %event.kind(), "event"),
-            }
-        }
-        if self.events.is_empty() {
-            debug!(%session, next_poll = %self.next_poll, "polled");
-        }
     }
 }
 

@@ -66,11 +66,17 @@ where
     F: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
+    let mut failing = false;
     loop {
         let mut asking = match socket.listener.accept().await {
-            Ok((asking, _)) => asking,
+            Ok((asking, _)) => {
+                failing = false;
+                asking
+            }
             Err(error) => {
-                tracing::warn!("a command could not be let in: {error}");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!("a command could not be let in: {error}");
+                }
                 tokio::time::sleep(AFTER_FAILURE).await;
                 continue;
             }

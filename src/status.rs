@@ -5,7 +5,7 @@
 //! and only when somebody asks.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -106,7 +106,8 @@ pub struct Api {
 /// Where the reports come from.
 pub struct Sources {
     pub clock: Arc<dyn Clock>,
-    pub store: Arc<dyn Gauges>,
+    /// Its last owner closes the store, and this is asked until after that.
+    pub store: Weak<dyn Gauges>,
     pub poller: watch::Receiver<poller::Report>,
     pub directory: watch::Receiver<directory::Report>,
     pub sinks: Vec<(&'static str, watch::Receiver<sinks::Report>)>,
@@ -183,11 +184,12 @@ impl Status {
     #[must_use]
     pub fn condition(&self) -> Condition {
         let Sources { clock, store, poller, directory, sinks, api } = &self.0.sources;
+        let store = store.upgrade();
         let at = clock.now().wall;
         let stuck = !self.live();
         let sinks = sinks.iter().map(|(name, report)| SinkCondition {
             name,
-            undelivered: store.undelivered(name),
+            undelivered: store.as_ref().map_or(0, |store| store.undelivered(name)),
             report: report.borrow().clone(),
         });
         let mut condition = Condition {
@@ -200,8 +202,8 @@ impl Status {
             directory: directory.borrow().clone(),
             sinks: sinks.collect(),
             api: api(),
-            write_failure: store.write_failure(),
-            store_size: store.size(),
+            write_failure: store.as_ref().and_then(|store| store.write_failure()),
+            store_size: store.as_ref().and_then(|store| store.size()),
         };
         condition.troubles = condition.find_troubles(self.silence());
         condition
@@ -210,10 +212,9 @@ impl Status {
     /// A loop that is stuck may hold the lock of the registry.
     fn census(&self, stuck: bool) -> Census {
         let known = || self.0.census.lock().unwrap_or_else(PoisonError::into_inner);
-        if stuck {
-            return *known();
-        }
-        let census = self.0.sources.store.census();
+        let store = self.0.sources.store.upgrade().filter(|_| !stuck);
+        let Some(store) = store else { return *known() };
+        let census = store.census();
         *known() = census;
         census
     }

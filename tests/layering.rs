@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &["domain"]),
+    ("failpoint", &[]),
     ("metrics", &["domain"]),
     ("directory", &["clock", "domain"]),
     ("yoti", &["clock", "domain"]),
-    ("store", &["clock", "domain", "metrics"]),
-    ("sinks", &["clock", "domain", "store"]),
+    ("store", &["clock", "domain", "failpoint", "metrics"]),
+    ("sinks", &["clock", "domain", "failpoint", "store"]),
     ("sim", &["clock", "domain"]),
     ("http", &["clock", "domain", "metrics", "status", "store", "view"]),
     ("config", &["clock", "directory", "domain", "http", "yoti"]),
     ("limiter", &["clock", "config"]),
-    ("poller", &["clock", "domain", "limiter", "metrics", "store", "yoti"]),
+    ("poller", &["clock", "domain", "failpoint", "limiter", "metrics", "store", "yoti"]),
     ("refresh", &[]),
     ("schema", &["domain"]),
     ("notify", &["status"]),
@@ -30,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "config",
             "directory",
             "domain",
+            "failpoint",
             "http",
             "limiter",
             "metrics",
@@ -179,4 +181,34 @@ fn the_core_names_no_io_no_clock_no_runtime_and_no_randomness_of_its_own() {
             assert!(!code.contains(banned), "{} names {banned}", path.display());
         }
     }
+}
+
+/// docs/SECURITY.md says of each threat which test shows that it is stopped.
+#[test]
+fn every_test_that_the_threat_model_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(root.join("docs/SECURITY.md")).expect("a document");
+    let code = [sources(&root.join("src")), sources(&root.join("tests"))].concat();
+    let code: Vec<(PathBuf, String)> = code
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read_to_string(path).expect("a source in UTF-8")))
+        .collect();
+    let rows = document.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
+    let mut named = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let [_, _, tests] = cells[..] else { continue };
+        for name in tests.split('`').skip(1).step_by(2) {
+            let last = name.rsplit("::").next().expect("a last part");
+            let function = format!("fn {last}(");
+            let is_there = code.iter().any(|(path, text)| {
+                text.contains(&function)
+                    || path.file_stem().is_some_and(|stem| stem == last)
+                    || path.parent().and_then(Path::file_name).is_some_and(|name| name == last)
+            });
+            named += usize::from(name != "zeroize");
+            assert!(is_there || name == "zeroize", "{name} is no test, in: {row}");
+        }
+    }
+    assert!(named > 30, "only {named} tests are named");
 }

@@ -2,6 +2,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::failure::SUCCESS;
 use super::table::printable_json;
@@ -54,9 +55,20 @@ impl Events {
             loop {
                 look.tick().await;
                 while print_page(&reader, filter, &mut after)? {}
+                if reader_has_gone() {
+                    return Ok(SUCCESS);
+                }
             }
         })
     }
+}
+
+/// Whether nobody will read what is printed, which no write says while there is nothing to print.
+fn reader_has_gone() -> bool {
+    let out = std::io::stdout();
+    let mut fds = [PollFd::new(&out, PollFlags::empty())];
+    let looked = poll(&mut fds, Some(&Timespec::default()));
+    looked.is_ok() && fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// Prints the next events; false when there were none.

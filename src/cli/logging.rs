@@ -41,7 +41,13 @@ fn lines(format: LogFormat) -> Lines {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false).boxed()
         }
-        LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(std::io::stderr)
+            .boxed(),
     }
 }
 

@@ -97,9 +97,10 @@ impl Signals {
                 self.reloads.send_replace(Some(config));
             }
             Ok(Err(failure)) | Err(failure) => {
-                error!(
-                    "the configuration stays as it was, since the new one is unusable:\n{failure}"
-                );
+                error!("the configuration stays as it was, since the new one is unusable");
+                for problem in failure.to_string().lines() {
+                    error!("unusable: {problem}");
+                }
                 self.service.reloaded();
             }
         }

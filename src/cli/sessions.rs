@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::io::Write;
 
 use clap::Args;
@@ -44,22 +45,8 @@ impl Sessions {
             writeln!(out, "{}", printable_json(json))?;
             return Ok(SUCCESS);
         }
-        let mut table = Table::new(&[
-            "SESSION",
-            "PHASE",
-            "DONE",
-            "EXPIRES",
-            "LAST POLL",
-            "NEXT POLL",
-            "LAST ERROR",
-        ]);
-        for session in &sessions {
-            table.row(row(session, now));
-        }
-        table.write(&mut out, terminal_width())?;
-        if sessions.is_empty() {
-            writeln!(out, "No sessions. Track one: ibvwatch track ID")?;
-        } else {
+        write(&mut out, &mut sessions, self.phase, now)?;
+        if !sessions.is_empty() {
             let note = match refreshed {
                 Refreshed::Yes => return Ok(SUCCESS),
                 Refreshed::NobodyThere => "The daemon is not running; this is how it left things.",
@@ -71,6 +58,50 @@ impl Sessions {
     }
 }
 
+/// What needs a look comes first, then what happens soonest.
+const ORDER: [PhaseName; 5] =
+    [PhaseName::Failing, PhaseName::Active, PhaseName::Pending, PhaseName::Quiet, PhaseName::Ended];
+
+fn write(
+    out: &mut impl Write,
+    sessions: &mut [Session],
+    wanted: Option<PhaseName>,
+    now: Timestamp,
+) -> std::io::Result<()> {
+    if sessions.is_empty() {
+        return match wanted {
+            None => writeln!(out, "No sessions. Track one: ibvwatch track ID"),
+            Some(phase) => writeln!(out, "No session is {}.", phase.as_str()),
+        };
+    }
+    let place =
+        |session: &Session| ORDER.iter().position(|name| *name == session.phase(now).name());
+    sessions.sort_by_key(|session| {
+        let ended_last_first = session.ended().map(|(_, at)| Reverse(at));
+        (place(session), ended_last_first, session.expires_at(), session.id())
+    });
+    let mut header = vec!["SESSION", "PHASE", "DONE", "EXPIRES", "LAST POLL", "NEXT POLL"];
+    // A column of nothing would take its width from those that say something.
+    let troubled = sessions.iter().any(|session| session.schedule().last_problem.is_some());
+    if troubled {
+        header.push("LAST ERROR");
+    }
+    let mut table = Table::new(&header);
+    for session in &*sessions {
+        let mut row = row(session, now);
+        row.truncate(header.len());
+        table.row(row);
+    }
+    table.write(out, terminal_width())?;
+    let counts = ORDER.iter().filter_map(|name| {
+        let count = sessions.iter().filter(|s| s.phase(now).name() == *name).count();
+        (count > 0).then(|| format!("{count} {}", name.as_str()))
+    });
+    let (all, s) = (sessions.len(), if sessions.len() == 1 { "" } else { "s" });
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    writeln!(out, "{DIM}{all} session{s}: {counts}{DIM:#}")
+}
+
 fn row(session: &Session, now: Timestamp) -> Vec<Cell> {
     let phase = session.phase(now);
     let schedule = session.schedule();
@@ -79,11 +110,6 @@ fn row(session: &Session, now: Timestamp) -> Vec<Cell> {
         Phase::Pending | Phase::Quiet | Phase::Active | Phase::Failing => phase.as_str().to_owned(),
     };
     let last_poll = schedule.last_poll.map_or_else(|| "-".to_owned(), |at| relative(at, now));
-    let next_poll = match session.ended() {
-        Some(_) => "-".to_owned(),
-        None if schedule.poll_at <= now => "due".to_owned(),
-        None => relative(schedule.poll_at, now),
-    };
     let expires = match session.ended() {
         Some((_, at)) => relative(at, now),
         None => relative(session.expires_at(), now),
@@ -95,9 +121,17 @@ fn row(session: &Session, now: Timestamp) -> Vec<Cell> {
         progress(session.progress()).into(),
         expires.into(),
         last_poll.into(),
-        next_poll.into(),
+        next_poll(session, now).into(),
         Cell::styled(error, RED),
     ]
+}
+
+pub(super) fn next_poll(session: &Session, now: Timestamp) -> String {
+    match session.schedule().poll_at {
+        _ if session.ended().is_some() => "-".to_owned(),
+        at if at <= now => "due".to_owned(),
+        at => relative(at, now),
+    }
 }
 
 /// How many resources have been supplied, of how many.

@@ -3,13 +3,13 @@ use std::io::Write;
 use clap::Args;
 
 use super::failure::SUCCESS;
-use super::sessions::progress;
+use super::sessions::{next_poll, progress};
 use super::table::{
     BOLD, Cell, DIM, RED, Table, phase_style, printable_json, state_style, terminal_width,
 };
 use super::{ConfigFiles, Failure};
 use crate::clock::{Clock, SystemClock};
-use crate::domain::{Record, Session, SessionId, Timestamp};
+use crate::domain::{Record, ResourceState, Session, SessionId, Timestamp};
 use crate::refresh;
 use crate::store::EventFilter;
 use crate::store::sqlite::Reader;
@@ -86,20 +86,41 @@ fn write(
         let expires = session.expires_at();
         facts.row(vec!["expires".into(), format!("{expires} ({})", relative(expires, now)).into()]);
     }
-    facts.row(vec!["supplied".into(), progress(session.progress()).into()]);
+    let counts = session.progress();
+    let supplied = progress(counts);
+    let supplied = match counts.required {
+        0 => supplied,
+        required => format!("{supplied}, {required} still required"),
+    };
+    facts.row(vec!["supplied".into(), supplied.into()]);
+    facts.row(vec!["tracked".into(), relative(session.tracked_at(), now).into()]);
+    if let Some(at) = session.schedule().last_poll {
+        facts.row(vec!["last poll".into(), relative(at, now).into()]);
+    }
+    if session.ended().is_none() {
+        facts.row(vec!["next poll".into(), next_poll(session, now).into()]);
+    }
     for (name, value) in session.entry().labels.iter() {
         facts.row(vec![Cell::styled(name, DIM), value.into()]);
     }
     if let Some(problem) = &session.schedule().last_problem {
         facts.row(vec!["last error".into(), Cell::styled(problem.to_string(), RED)]);
     }
-    facts.write(out, terminal_width())?;
+    // Whoever looks at one session wants an error to its end; a terminal breaks the line.
+    facts.write(out, None)?;
 
     writeln!(out, "\n{BOLD}Resources{BOLD:#}")?;
+    if session.resources().is_empty() {
+        writeln!(out, "{DIM}none listed{DIM:#}")?;
+    }
     let mut resources = Table::bare();
-    for resource in session.resources() {
+    let mut by_state: Vec<_> = session.resources().iter().collect();
+    by_state.sort_by_key(|resource| state_order(&resource.state));
+    for resource in by_state {
+        let (kind, rest) = (&*resource.key.kind, resource.key.to_string());
+        let id = rest.strip_prefix(kind).unwrap_or(&rest).trim_start().to_owned();
         let state = Cell::styled(resource.state.as_str(), state_style(&resource.state));
-        resources.row(vec![state, resource.key.to_string().into()]);
+        resources.row(vec![state, kind.into(), Cell::styled(id, DIM)]);
     }
     resources.write(out, terminal_width())?;
 
@@ -108,10 +129,21 @@ fn write(
     for event in timeline {
         let kind = event.kind.strip_prefix("ibvwatch.").unwrap_or(&event.kind);
         events.row(vec![
-            Cell::styled(event.time.to_string(), DIM),
+            Cell::styled(event.time.floor_seconds().to_string(), DIM),
+            Cell::styled(relative(event.time, now), DIM),
             kind.into(),
             said(event).into(),
         ]);
     }
     events.write(out, terminal_width())
+}
+
+/// What is still to do comes first.
+const fn state_order(state: &ResourceState) -> u8 {
+    match state {
+        ResourceState::Required => 0,
+        ResourceState::InProgress => 1,
+        ResourceState::Other(_) => 2,
+        ResourceState::Complete => 3,
+    }
 }

@@ -83,9 +83,17 @@ impl Sources {
                 Err(problem) => problems.push(problem),
             }
         }
-        for name in environment.keys() {
-            if let Some(key) = key_of(name) {
-                places.insert(key, Place::Variable(name.clone()));
+        let mut variables = Environment::new();
+        for (name, value) in environment {
+            let Some(key) = key_of(name) else { continue };
+            let place = Place::Variable(name.clone());
+            if let Some(Place::Variable(other)) = places.get(&key) {
+                // Which of them would win is chance.
+                let message = format!("{other} names the same key; keep one of the two");
+                problems.push(Problem { place: Some(place), key: Some(key), message });
+            } else {
+                places.insert(key, place);
+                variables.insert(name.clone(), value.clone());
             }
         }
         let mut layer = config::Environment::with_prefix(PREFIX)
@@ -93,7 +101,7 @@ impl Sources {
             .separator(LEVEL)
             .try_parsing(true)
             .list_separator(",")
-            .source(Some(environment.clone().into_iter().collect()));
+            .source(Some(variables.into_iter().collect()));
         for key in LISTS {
             layer = layer.with_list_parse_key(key);
         }

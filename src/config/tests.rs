@@ -42,6 +42,7 @@ fn later_files_win_over_earlier_ones_and_the_environment_over_them_all() {
         ("IBVWATCH__API__SDK_ID", "42"),
         ("IBVWATCH__SINKS__STDOUT__ENABLED", "false"),
         ("IBVWATCH_UNRELATED", "x"),
+        ("ibvwatch__poll__jitter", "0.5"),
     ]);
     let config = load(&[first, second], &environment).complete().unwrap();
     assert_eq!(config.policy.interval, Duration::from_secs(120));
@@ -104,6 +105,22 @@ fn an_unknown_variable_is_named_as_one() {
         loaded.problems()[0].to_string(),
         "environment variable IBVWATCH__POLL__INTERVALL: poll.intervall: unknown key; did you mean poll.interval?"
     );
+}
+
+#[test]
+fn two_variables_for_one_key_are_told_and_not_left_to_chance() {
+    let (_home, file) = written(REQUIRED);
+    let both = [("IBVWATCH__POLL__INTERVAL", "5m"), ("IBVWATCH__POLL__INTErVAL", "7m")];
+    for _ in 0..20 {
+        let loaded = load(std::slice::from_ref(&file), &variables(&both));
+        assert_eq!(
+            loaded.problems().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "environment variable IBVWATCH__POLL__INTErVAL: poll.interval: IBVWATCH__POLL__INTERVAL names the same key; keep one of the two"
+            ]
+        );
+        assert_eq!(loaded.config().policy.interval, Duration::from_secs(300));
+    }
 }
 
 #[test]

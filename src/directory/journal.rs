@@ -30,7 +30,7 @@ impl Journal {
     pub(super) fn note(&mut self, step: &Step, now: Timestamp, report: &mut Report) {
         let news = self.news(step);
         for problem in news.begun.iter().take(MOST_LINES) {
-            warn!("{problem}");
+            warn!("session files: {problem}");
         }
         if let more @ 1.. = news.begun.len().saturating_sub(MOST_LINES) {
             warn!("{more} more problems with session files; `ibvwatch check` lists them all");
@@ -137,9 +137,9 @@ mod tests {
         let now = Timestamp::from_millis(0);
         let mut note = |step: Step| logged(|| journal.note(&step, now, &mut report));
         assert_eq!(note(step(&[])), [""; 0]);
-        assert_eq!(note(step(&["is odd"])), ["WARN a.json:3: is odd"]);
+        assert_eq!(note(step(&["is odd"])), ["WARN session files: a.json:3: is odd"]);
         assert_eq!(note(step(&["is odd"])), [""; 0]);
-        assert_eq!(note(step(&["is odder"])), ["WARN a.json:3: is odder"]);
+        assert_eq!(note(step(&["is odder"])), ["WARN session files: a.json:3: is odder"]);
         assert_eq!(note(step(&[])), ["INFO a.json: nothing is wrong with it any more"]);
         assert_eq!(note(step(&[])), [""; 0]);
         assert_eq!(report.problems_total, 2);
@@ -186,7 +186,7 @@ mod tests {
         for _ in 0..2 {
             lines.extend(logged(|| journal.note(&warned, now, &mut report)));
         }
-        assert_eq!(lines, ["WARN a.json:3: is double"]);
+        assert_eq!(lines, ["WARN session files: a.json:3: is double"]);
         assert_eq!((report.problems_total, report.last_good_scan), (0, Some(now)));
     }
 

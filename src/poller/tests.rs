@@ -8,7 +8,7 @@ use tokio::time::{Instant, advance, sleep};
 use super::*;
 use crate::clock::TokioClock;
 use crate::config::Limits;
-use crate::domain::{Entry, Labels, Listed, Problem, Record, SessionId, Snapshot, Timestamp};
+use crate::domain::{Entry, Labels, Listed, Observation, ProblemKind, Record, SessionId, Snapshot};
 use crate::metrics::Writes;
 use crate::store::{Context, Gauges, MemoryStore};
 

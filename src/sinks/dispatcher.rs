@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{Sink, SinkError};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
+use crate::failpoint::Failpoint;
 use crate::store::{Store, StoreError};
 
 /// Why a dispatcher ended.
@@ -59,6 +60,7 @@ pub async fn dispatch<S: Store, K: Sink>(
             events = store.read_events(name, BATCH) => events?,
         };
         let Some(last) = events.last().map(|event| event.sequence) else { continue };
+        Failpoint::Read.reached();
         report.send_modify(|report| report.oldest = events.first().map(|event| event.time));
         let mut retry = RETRY_FIRST;
         loop {
@@ -84,7 +86,9 @@ pub async fn dispatch<S: Store, K: Sink>(
             info!(sink = name, "events are delivered again");
         }
         report.send_modify(|report| report.failing = None);
+        Failpoint::Delivered.reached();
         store.ack_events(name, last).await?;
+        Failpoint::Acknowledged.reached();
         report.send_modify(|report| report.oldest = None);
     }
 }

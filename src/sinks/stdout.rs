@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Sink, SinkError};
 use crate::domain::Record;
+use crate::failpoint::Failpoint;
 
 /// Writes one line an event, unbuffered: once delivered, a line is with the kernel.
 ///
@@ -88,6 +89,7 @@ fn write_chunks(mut output: &File, chunks: &[Vec<u8>]) -> (Vec<u8>, std::io::Res
                 Err(error) => return (torn(chunk, rest), Err(error)),
             }
         }
+        Failpoint::Written.reached();
     }
     (Vec::new(), Ok(()))
 }

@@ -51,7 +51,7 @@ impl World {
         let sink = watch::Sender::default();
         let status = Status::new(Sources {
             clock: Arc::new(TokioClock::starting_at(NOON)),
-            store: Arc::clone(&store) as Arc<dyn Gauges>,
+            store: Arc::downgrade(&(Arc::clone(&store) as Arc<dyn Gauges>)),
             poller: poller.subscribe(),
             directory: directory.subscribe(),
             sinks: vec![("stdout", sink.subscribe())],

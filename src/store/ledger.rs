@@ -24,6 +24,7 @@ use crate::domain::{
     ApiDetail, ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp,
     Transition,
 };
+use crate::failpoint::Failpoint;
 
 /// Sessions decided on under one lock and in one write. Large enough that a transaction costs
 /// little a session, small enough that a poll which waits behind it hardly notices.
@@ -138,6 +139,7 @@ impl<J: Journal> Ledger<J> {
             let decisions = decide(&mut registry, now, &policy);
             (!decisions.is_empty()).then(|| self.journal.write(place, Write::Decisions(decisions)))
         };
+        Failpoint::Journaled.reached();
         self.changed.notify_waiters();
         Ok(receipt)
     }
@@ -189,6 +191,7 @@ impl<J: Journal> Ledger<J> {
                 (sessions, receipt)
             };
             receipt.durable().await?;
+            Failpoint::Forgotten.reached();
             self.registry().forget(&sessions);
         }
     }
@@ -346,6 +349,7 @@ impl<J: Journal> Store for Ledger<J> {
                 place.zip(decision).map(write)
             })
         };
+        Failpoint::Journaled.reached();
         self.changed.notify_waiters();
         durable(settled?).await
     }

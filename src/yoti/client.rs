@@ -155,7 +155,7 @@ impl Client {
             self.server_ahead_seconds.store(ahead, Ordering::Relaxed);
         }
         tracing::debug!(
-            session_id = %id,
+            session = %id,
             status = answer.head.status.as_u16(),
             after = ?self.clock.now().monotonic.saturating_sub(started.monotonic),
             "the API answered"

@@ -228,10 +228,11 @@ impl Shelf {
                 self.failure = None;
             }
             Err(observation) => {
-                if let (Some(_), Some(problem)) = (self.usable(now), observation.problem()) {
+                if let (Some(_), Some(problem), None) =
+                    (self.usable(now), observation.problem(), &self.failure)
+                {
                     tracing::warn!(
-                        error = %problem,
-                        "the access token can't be renewed; it is used while it holds, and the renewal tried again"
+                        "the access token can't be renewed; it is used while it holds, and the renewal tried again: {problem}"
                     );
                 }
                 self.failure = Some(Failure::new(observation.clone(), now));

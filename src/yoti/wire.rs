@@ -49,7 +49,7 @@ pub(super) enum Unreadable {
 
 /// Ten times over what a session could ask of one person. What is listed is kept in memory, and
 /// told in events.
-const MOST_RESOURCES: usize = 1_000;
+const MOST_RESOURCES: usize = 100;
 /// Of a resource's type, id and state each, in bytes. All that are known are below 40.
 const LONGEST_FIELD: usize = 256;
 

@@ -96,7 +96,8 @@ async fn one_session_is_shown_with_its_timeline() {
     for (n, name) in [(1, "show_quiet"), (2, "show_ended"), (3, "show_failing")] {
         let shown = home.run(&["show", &id(n).to_string()]).await.succeeded();
         // Backoff draws how often it was tried; the last error has an id of its own.
-        insta::assert_snapshot!(name, redacted(&shown).replace("  active", "  quiet"));
+        let shown = redacted(&shown).replace("  active", "  quiet").replace("  due", "  <span>");
+        insta::assert_snapshot!(name, shown);
     }
     let shown = json(&home.run(&["show", &id(1).to_string(), "--json"]).await.succeeded());
     assert_eq!(shown["session"]["labels"]["case"], "A-17");
@@ -161,6 +162,18 @@ async fn the_log_is_followed_across_the_end_and_the_start_of_the_daemon() {
     assert!(next().await.tells(session, "COMPLETE"));
     daemon.stop().await;
     assert_eq!(followed, home.recorded().await);
+}
+
+#[tokio::test]
+async fn following_ends_with_its_reader_even_when_nothing_happens() {
+    let (home, daemon) = three_sessions().await;
+    daemon.stop().await;
+    let mut follow = home.command(&["events", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut printed = BufReader::new(follow.stdout.take().unwrap()).lines();
+    timeout(PATIENCE, printed.next_line()).await.unwrap().unwrap().unwrap();
+    drop(printed);
+    let status = timeout(PATIENCE, follow.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]
@@ -238,7 +251,8 @@ async fn a_good_setup_is_checked_and_every_problem_of_a_bad_one_is_told_at_once(
     for key in ["poll.intervall", "poll.jitter"] {
         home.unset(key);
     }
-    let problems = home.run(&["check"]).await.refused(78);
+    let problems = home.run(&["check", "--online"]).await.refused(78);
+    assert!(problems.contains("--online: not asked"), "{problems}");
     assert!(problems.contains("yoti.pem") && problems.contains("bad.toml:2"), "{problems}");
 }
 
@@ -247,6 +261,8 @@ async fn the_api_accepts_the_right_key_and_refuses_another() {
     let home = Home::new().await;
     let printed = home.run(&["check", "--online"]).await.succeeded();
     assert!(printed.contains("the API accepts the key"), "{printed}");
+    let asked = format!("online: GET {}/sessions/", home.simulator().base_url());
+    assert!(printed.starts_with(&asked), "{printed}");
     assert_eq!(home.totals().requests, 1);
     home.track_new();
     let printed = home.run(&["check", "--online"]).await.succeeded();

@@ -72,6 +72,18 @@ async fn a_store_that_is_blocked_does_not_hold_up_the_stop() {
     daemon.stop().await;
 }
 
+/// What is left to anybody who copies the database after that is one file.
+#[tokio::test]
+async fn a_stop_closes_the_database() {
+    let home = Home::new().await;
+    let id = home.track_new();
+    let mut daemon = Daemon::start(&home);
+    daemon.event(|event| event.is("session.observed", id)).await;
+    assert!(home.path("ibvwatch.db-wal").exists());
+    daemon.stop().await;
+    assert!(!home.path("ibvwatch.db-wal").exists());
+}
+
 /// Size and time of everything that the store has on disk.
 fn disk(home: &Home) -> Vec<(String, u64, SystemTime)> {
     let names = home.files().into_iter().map(|name| name.to_string_lossy().into_owned());

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use ibvwatch::clock::{Clock, SystemClock};
 use ibvwatch::sim::{AfterEnd, Effect, Fault, Outcome, World};
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::common::{Daemon, Deliveries, Event, Home, PATIENCE, Truth};
 
@@ -45,41 +43,6 @@ async fn every_change_that_stands_when_the_api_is_asked_is_told_once_and_in_orde
     assert_eq!((kinds["session.tracked"], kinds["session.observed"]), (200, 200));
     assert!(completed > 100, "{kinds:?}");
     assert!(kinds["resource.added"] > 0 && kinds["resource.removed"] > 0, "{kinds:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_kills_lose_nothing_and_tell_nothing_in_two_ways() {
-    let seed = 4;
-    println!("seed {seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
-    let home = Home::with(|settings| {
-        settings.speed = NonZeroU32::new(50).unwrap();
-        settings.seed = seed;
-    })
-    .await;
-    for id in home.create_random(60, FORTNIGHT, Duration::from_secs(700)) {
-        home.track(id);
-    }
-    let mut deliveries = Deliveries::default();
-    for kill in 0..50 {
-        let mut daemon = Daemon::start(&home);
-        // At any moment at all, and at that between an event and the note that it was printed.
-        let moment = Duration::from_millis(rng.random_range(0..600));
-        if kill % 2 == 0 {
-            sleep(moment).await;
-        } else {
-            daemon.prints_within(moment * 2).await;
-        }
-        deliveries.add(&daemon.kill().await);
-    }
-    let mut daemon = Daemon::start(&home);
-    daemon.quiet_for(Duration::from_secs(4)).await;
-    deliveries.add(&daemon.stop().await);
-
-    let score = Truth::of(home.simulator()).hold_against(&deliveries);
-    println!("{score:?}, {} lines again, {:?}", deliveries.redelivered(), deliveries.kinds());
-    assert!(score.due > 80, "{score:?}");
-    assert_eq!(deliveries.text(), home.recorded().await);
 }
 
 #[tokio::test]

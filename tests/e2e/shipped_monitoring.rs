@@ -5,14 +5,20 @@ use std::fs;
 
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::time::{Duration, Instant, timeout};
 
-use crate::common::Printed;
+use crate::common::{Daemon, Home, PATIENCE};
 
 const RULES: &str = include_str!("../../deploy/prometheus/ibvwatch.rules.yml");
 const RULES_TEST: &str = include_str!("../../deploy/prometheus/ibvwatch.rules.test.yml");
 const PROMETHEUS: &str = include_str!("../../deploy/prometheus/prometheus.yml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/ibvwatch.json");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
+
+/// It computes for seconds on a machine that has nothing else to do.
+const PROMTOOL_PATIENCE: Duration = Duration::from_secs(180);
+/// Of others: Prometheus itself, and its exporter for machines.
+const FOREIGN: [&str; 3] = ["up", "node_filesystem_avail_bytes", "node_filesystem_size_bytes"];
 
 /// An alert of the rules: its name, and its text up to the next one.
 struct Alert {
@@ -70,8 +76,10 @@ async fn promtool(arguments: &[&str], files: &[(&str, &str)]) -> (bool, String) 
     }
     let mut command = Command::new("promtool");
     command.args(arguments).current_dir(directory.path()).kill_on_drop(true);
-    let printed = Printed::of(command).await;
-    (printed.status == Some(0), printed.stdout + &printed.stderr)
+    let output = timeout(PROMTOOL_PATIENCE, command.output()).await.expect("promtool that ends");
+    let output = output.expect("a promtool that starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).expect("UTF-8"))
 }
 
 async fn test_rules(rules: &str) -> (bool, String) {
@@ -175,6 +183,42 @@ fn shown(exposition: &str) -> BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> {
         }
     }
     shown
+}
+
+#[tokio::test]
+async fn alerts_and_dashboard_name_only_what_the_daemon_shows() {
+    let mut home = Home::new().await;
+    home.serve_http();
+    home.set("api.auth.method", "\"bearer\"");
+    let token_url = format!("{:?}", home.simulator().token_url());
+    home.set("api.auth.token_url", &token_url);
+    let id = home.track_new();
+    let mut daemon = Daemon::start(&home);
+    daemon.polls(&home, id, 2).await;
+    let site = daemon.site().await;
+
+    let expressions: Vec<String> = alerts()
+        .iter()
+        .map(|alert| alert.around_expression().1.to_owned())
+        .chain(queries())
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let exposition = site.get("/metrics").await.body;
+        let shown = shown(&exposition);
+        let missing: BTreeSet<String> = expressions
+            .iter()
+            .flat_map(|expression| selected(expression))
+            .filter(|(metric, _)| !FOREIGN.contains(metric))
+            .flat_map(|(metric, labels)| missing(metric, &labels, &shown))
+            .collect();
+        if missing.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not shown: {missing:#?}\n{exposition}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    daemon.stop().await;
 }
 
 /// What of a selection the daemon doesn't show.

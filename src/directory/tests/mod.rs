@@ -3,6 +3,7 @@
 mod following;
 mod restart;
 mod scenarios;
+mod storm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -401,6 +401,16 @@ fn an_ended_session_whose_file_goes_is_let_go_without_a_word() {
     assert!(!released.session.is_listed());
 }
 
+/// By less than the longest delay there is, so that the due time alone doesn't show it.
+#[test]
+fn a_clock_set_back_while_the_daemon_was_down_keeps_no_session_waiting() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    life.now = life.now.minus(50 * MINUTE);
+    life.session.resume(life.now, &life.policy, &mut life.rng);
+    assert!(life.next_poll() <= life.policy.interval, "{:?}", life.next_poll());
+}
+
 #[test]
 fn after_a_restart_due_times_stay_and_what_fell_due_is_spread() {
     let mut life = Life::tracked();

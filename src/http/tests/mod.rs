@@ -36,7 +36,7 @@ pub(super) fn sources() -> Sources<MemoryStore> {
     let store = Arc::new(MemoryStore::new(&context));
     let status = Status::new(status::Sources {
         clock: Arc::clone(&clock),
-        store: Arc::clone(&store) as Arc<dyn Gauges>,
+        store: Arc::downgrade(&(Arc::clone(&store) as Arc<dyn Gauges>)),
         poller: watch::Sender::default().subscribe(),
         directory: watch::Sender::default().subscribe(),
         sinks: Vec::new(),

@@ -10,6 +10,7 @@ mod reader;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod wal;
 mod writer;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use super::ledger::{Kept, Ledger};
 use super::registry::Registry;
 use super::{Context, EventFilter, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{Record, SessionId};
+use crate::failpoint::Failpoint;
 
 /// Keeps everything in an SQLite database, which one process at a time may hold.
 ///
@@ -53,6 +55,7 @@ impl SqliteStore {
             let unsaved = session.schedule().poll_at != poll_at;
             registry.load(session, unsaved, &policy);
         }
+        Failpoint::Opened.reached();
         let kept = Kept { cursors: reader.cursors()?, unavailable: reader.unavailable()? };
         let writer = Writer {
             connection,

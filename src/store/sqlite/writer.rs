@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{file, rows};
 use crate::clock::Clock;
+use crate::failpoint::Failpoint;
 use crate::metrics::Writes;
 use crate::store::journal::{Answer, Receipt, Write, ended};
 use crate::store::{StoreError, WriteFailure};
@@ -118,7 +119,9 @@ impl Drop for Handle {
         let Some(thread) = self.thread.take() else { return };
         Thread::unpark(thread.thread());
         if thread.join().is_err() {
-            tracing::error!("the store's writer panicked");
+            tracing::error!(
+                "the store's writer panicked, which is a mistake in ibvwatch; please report it"
+            );
         }
     }
 }
@@ -143,12 +146,14 @@ impl Writer {
             let began = Instant::now();
             match self.persist(&group, control) {
                 Ok((answers, last_sequence)) => {
+                    Failpoint::Committed.reached();
                     self.metrics.committed(began.elapsed());
                     for kind in group.iter().flat_map(|command| command.write.events()) {
                         self.metrics.event(kind);
                     }
                     control.size.store(file::size(&self.path), Ordering::Relaxed);
                     self.publish(last_sequence);
+                    Failpoint::Published.reached();
                     for (command, answer) in group.into_iter().zip(answers) {
                         // Whoever doesn't wait any more need not be told.
                         let _ = command.answer.send(Ok(answer));
@@ -205,9 +210,11 @@ impl Writer {
     fn transact(&mut self, group: &[Command]) -> rusqlite::Result<(Vec<u64>, u64)> {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        Failpoint::Begun.reached();
         let apply = |command: &Command| rows::apply(&transaction, &command.write, &self.source);
         let answers = group.iter().map(apply).collect::<rusqlite::Result<_>>()?;
         let last_sequence = rows::last_sequence(&transaction)?;
+        Failpoint::Applied.reached();
         transaction.commit()?;
         Ok((answers, last_sequence))
     }
@@ -271,7 +278,8 @@ fn refuse(group: Vec<Command>, commands: &mut mpsc::Receiver<Command>, error: &S
 }
 
 /// Whether another try may succeed: the disk is full, slow, or failing; not: the database is
-/// damaged, or what is to be written can't be.
+/// damaged, or what is to be written can't be. Nor where the connection can only read, which it
+/// goes on to do once the disk failed while it was opened, or when the file was moved away.
 fn may_pass(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -281,7 +289,6 @@ fn may_pass(error: &rusqlite::Error) -> bool {
                 | ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
                 | ErrorCode::CannotOpen
-                | ErrorCode::ReadOnly
                 | ErrorCode::PermissionDenied
                 | ErrorCode::OutOfMemory
                 | ErrorCode::FileLockingProtocolFailed

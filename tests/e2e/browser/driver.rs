@@ -169,6 +169,12 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", media).await;
     }
 
+    /// Keeps pages from doing anything again and again by the clock.
+    pub(super) async fn without_intervals(&self) {
+        let source = json!({ "source": "window.setInterval = () => 0" });
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", source).await;
+    }
+
     pub(super) async fn without_scripts(&self) {
         self.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await;
     }

@@ -44,7 +44,7 @@ fn tracked(home: &Home, case: &str) -> SessionId {
     id
 }
 
-async fn assert_content(browser: &Browser) {
+async fn assert_no_complaints(browser: &Browser) {
     assert_eq!(browser.complaints().await, [""; 0], "the browser complains");
 }
 
@@ -52,6 +52,8 @@ async fn assert_content(browser: &Browser) {
 async fn a_document_is_seen_to_be_supplied_without_reloading() {
     let watched = Watched::start().await;
     browse(|browser| async move {
+        // Events alone are to bring it about.
+        browser.without_intervals().await;
         browser.open(&watched.site.url("/")).await;
         browser.shows("#health", "All is well").await;
         browser.shows("#live", "Live").await;
@@ -67,16 +69,24 @@ async fn a_document_is_seen_to_be_supplied_without_reloading() {
         browser.shows("#latest", "REQUIRED \u{2192} COMPLETE").await;
         browser.shows("#news", "state changed").await;
 
-        // A session that is new, and trouble, come by themselves as well.
         let new = tracked(&watched.home, "B-2");
         browser.shows(&format!("#session-{new}"), "B-2").await;
-        watched.home.put("broken.json", "[");
-        browser.shows("#health", "Working, with 1 warning").await;
         let kept = "return window.sameDocument === true && document.activeElement.value";
         assert_eq!(browser.run(kept, &[]).await, "half a wo", "the page was loaded anew");
-        assert_content(&browser).await;
+        assert_no_complaints(&browser).await;
+    })
+    .await;
+}
 
-        // With nobody there to ask, the page says so.
+#[tokio::test]
+async fn what_no_event_tells_of_is_seen_as_well() {
+    let watched = Watched::start().await;
+    browse(|browser| async move {
+        browser.open(&watched.site.url("/")).await;
+        browser.shows("#health", "All is well").await;
+        watched.home.put("broken.json", "[");
+        browser.shows("#health", "Working, with 1 warning").await;
+        assert_no_complaints(&browser).await;
         watched.daemon.stop().await;
         browser.shows("#live", "Connection lost").await;
     })
@@ -101,7 +111,7 @@ async fn a_session_is_found_by_its_label_and_its_timeline_is_told() {
         watched.home.set_state(watched.id, 1, "IN_PROGRESS").unwrap();
         browser.shows("#timeline li:first-child", "REQUIRED \u{2192} IN_PROGRESS").await;
         browser.shows("#session", "1 of 3 supplied").await;
-        assert_content(&browser).await;
+        assert_no_complaints(&browser).await;
     })
     .await;
 }
@@ -118,7 +128,7 @@ async fn a_bad_session_file_is_told_of_with_file_and_line() {
         assert!(trouble.contains(&format!("{}:2", place.display())), "{trouble}");
         assert!(trouble.contains("is not a session id; write the UUID"), "{trouble}");
         assert!(trouble.contains("What to do: correct it"), "{trouble}");
-        assert_content(&browser).await;
+        assert_no_complaints(&browser).await;
     })
     .await;
 }
@@ -145,7 +155,7 @@ async fn without_a_script_nothing_is_missing_but_that_it_moves() {
         browser.click(".brand").await;
         browser.click(&(watched.row() + " a.id")).await;
         assert!(browser.text("#timeline").await.contains("observed"));
-        assert_content(&browser).await;
+        assert_no_complaints(&browser).await;
     })
     .await;
 }
@@ -168,7 +178,7 @@ async fn labels_and_states_from_outside_are_text_and_nothing_else() {
         }
         browser.open(&watched.site.url("/?q=%3Cimg")).await;
         browser.shows(&row, MARKUP).await;
-        assert_content(&browser).await;
+        assert_no_complaints(&browser).await;
     })
     .await;
 }

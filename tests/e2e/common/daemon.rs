@@ -81,6 +81,14 @@ impl Daemon {
         }
     }
 
+    /// Waits until the events printed so far are as wanted, or it has ended; whether they are.
+    pub(crate) async fn until_or_ended(&mut self, wanted: impl Fn(&[Event]) -> bool) -> bool {
+        let as_wanted = self.stdout.until(|bytes| wanted(&events(bytes))).await;
+        let ended = as_wanted || timeout(PATIENCE, self.child.wait()).await.is_ok();
+        assert!(ended, "it neither tells what is waited for nor ends\n{}", self.log());
+        as_wanted
+    }
+
     /// Waits until it has asked about the session so many times more.
     pub(crate) async fn polls(&self, home: &Home, id: SessionId, times: u64) {
         let asked = home.session_totals(id).requests;
@@ -116,6 +124,12 @@ impl Daemon {
     pub(crate) async fn logs(&mut self, text: &str) {
         let wanted = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).contains(text);
         assert!(self.stderr.until(wanted).await, "{text:?} is not in\n{}", self.log());
+    }
+
+    /// Waits until it has logged that, or has ended; whether it has.
+    pub(crate) async fn logs_or_ended(&mut self, text: &str) -> bool {
+        let wanted = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).contains(text);
+        self.stderr.until(wanted).await
     }
 
     /// Stops it as systemd does, which has to go well.

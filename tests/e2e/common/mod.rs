@@ -18,7 +18,7 @@ pub(crate) use event::{Event, ids_in, lines};
 pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
 pub(crate) use http::{Answer, Site};
 pub(crate) use journal::Journal;
-pub(crate) use oracle::{Deliveries, Truth};
+pub(crate) use oracle::{Deliveries, Score, Truth};
 pub(crate) use proxy::Proxy;
 pub(crate) use schema::{judge, validator};
 pub(crate) use text::redacted;
