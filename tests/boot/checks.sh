@@ -17,8 +17,10 @@ log() { inside journalctl --unit=ibvwatch --output=cat --no-pager "$@"; }
 logged() { log --grep "$1" --case-sensitive=yes >/dev/null; }
 api() { inside curl --silent --show-error --fail "$sim/_sim/$1" "${@:2}"; }
 events() { inside journalctl --identifier=ibvwatch-events --output=cat --no-pager "$@"; }
-happened() { events IBVWATCH_EVENT_TYPE="ibvwatch.$1" IBVWATCH_SESSION_ID="$2" | grep -q .; }
-told() { events IBVWATCH_SESSION_ID="$1" IBVWATCH_TO="$2" | grep -q .; }
+# Reads to the end: whoever writes to a grep that has seen enough would fail, and the check with it.
+has() { grep "$@" >/dev/null; }
+happened() { events IBVWATCH_EVENT_TYPE="ibvwatch.$1" IBVWATCH_SESSION_ID="$2" | has .; }
+told() { events IBVWATCH_SESSION_ID="$1" IBVWATCH_TO="$2" | has .; }
 # A new session at the API, its id.
 session() { api sessions --data '{"visit": "none"}' | jq -r '.sessions[0]'; }
 as() { inside runuser --user "$1" -- "${@:2}"; }
@@ -59,7 +61,7 @@ has_its_documents() {
   inside test -s /usr/share/bash-completion/completions/ibvwatch
   inside test -s /usr/share/doc/ibvwatch/INSTALL.md
   inside test -s /usr/share/doc/ibvwatch/copyright
-  inside dpkg-query --show --showformat='${Conffiles}' ibvwatch | grep -q /etc/ibvwatch/config.toml
+  inside dpkg-query --show --showformat='${Conffiles}' ibvwatch | has /etc/ibvwatch/config.toml
 }
 check "it brings a manual page, completions, documents, a licence and conffiles" has_its_documents
 
@@ -201,7 +203,7 @@ check "the root file system is read-only to it, and only its state is not" files
 key_is_a_credential() {
   local credential=/run/credentials/ibvwatch.service/yoti.pem
   fails as_service cat "$key"
-  as_service cat "$credential" | grep -q 'BEGIN .*PRIVATE KEY'
+  as_service cat "$credential" | has 'BEGIN .*PRIVATE KEY'
   fails as_service sh -c "echo >>$credential"
 }
 check "it reads the key as its credential and in no other way" key_is_a_credential
@@ -310,7 +312,7 @@ ends_by_the_watchdog() {
   local stopped restarts
   stopped=$(pid)
   restarts=$(show NRestarts)
-  inside kill -STOP "$stopped"
+  inside sh -c "kill -STOP $stopped"
   api "sessions/$first/resources/1" --data '{"state": "IN_PROGRESS"}' >/dev/null
   within 90 is NRestarts "$((restarts + 1))"
   logged "Failed with result 'watchdog'"
@@ -349,12 +351,13 @@ all_arrive() {
   within 180 crowd_is_there
   # Long enough for a line too many to come.
   sleep 2
-  events IBVWATCH_EVENT_TYPE=ibvwatch.session.tracked | grep -c -- '-0000-4000-8000-000000000000/1"' | grep -qx "$crowd"
+  [ "$(crowd_told | wc -l)" = "$crowd" ]
   fails logged 'Suppressed .* messages'
 }
+crowd_told() { events IBVWATCH_EVENT_TYPE=ibvwatch.session.tracked | grep -- '-0000-4000-8000-000000000000/1"'; }
 crowd_is_there() {
   local arrived
-  arrived=$(events IBVWATCH_EVENT_TYPE=ibvwatch.session.tracked | grep -- '-0000-4000-8000-000000000000/1"' | sort --unique | wc -l)
+  arrived=$(crowd_told | sort --unique | wc -l)
   echo "$arrived of $crowd"
   [ "$arrived" = "$crowd" ]
 }
