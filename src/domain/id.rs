@@ -35,6 +35,13 @@ impl SessionId {
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
+
+    /// Whether the id begins with that text, which is in lower case.
+    #[must_use]
+    pub fn starts_with(&self, text: &str) -> bool {
+        let mut written = Uuid::encode_buffer();
+        self.0.as_hyphenated().encode_lower(&mut written).starts_with(text)
+    }
 }
 
 impl FromStr for SessionId {

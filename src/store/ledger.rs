@@ -408,6 +408,7 @@ impl<J: Journal> Store for Ledger<J> {
     async fn find_sessions(&self, query: &SessionQuery) -> Result<SessionPage, StoreError> {
         let now = self.now();
         let most = query.limit.saturating_add(1);
+        let filter = query.filter.prepared();
         let portion = if query.filter.is_empty() { most.min(PORTION) } else { PORTION };
         let mut page = SessionPage::default();
         let mut after = query.after;
@@ -416,7 +417,7 @@ impl<J: Journal> Store for Ledger<J> {
             after = sessions.last().map(|session| session.id());
             let is_last = sessions.len() < portion;
             for session in sessions {
-                if !query.filter.passes(&session, now) {
+                if !filter.passes(&session, now) {
                     continue;
                 }
                 if page.sessions.len() == query.limit {

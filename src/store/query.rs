@@ -37,17 +37,37 @@ impl SessionFilter {
         *self == Self::default()
     }
 
-    #[must_use]
-    pub fn passes(&self, session: &Session, now: Timestamp) -> bool {
+    /// Made ready to be held against many sessions.
+    pub(super) fn prepared(&self) -> Prepared<'_> {
+        Prepared { filter: self, text: self.text.as_deref().map(str::to_lowercase) }
+    }
+}
+
+/// A filter that does once what is the same for every session.
+pub(super) struct Prepared<'a> {
+    filter: &'a SessionFilter,
+    /// In lower case.
+    text: Option<String>,
+}
+
+impl Prepared<'_> {
+    pub(super) fn passes(&self, session: &Session, now: Timestamp) -> bool {
         let labels = &session.entry().labels;
-        self.phase.is_none_or(|phase| session.phase(now).name() == phase)
-            && self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+        self.filter.phase.is_none_or(|phase| session.phase(now).name() == phase)
+            && self.filter.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
             && self.text.as_deref().is_none_or(|text| {
-                let text = text.to_lowercase();
-                session.id().to_string().starts_with(&text)
-                    || labels.iter().any(|(_, value)| value.to_lowercase().contains(&text))
+                session.id().starts_with(text)
+                    || labels.iter().any(|(_, value)| contains(value, text))
             })
     }
+}
+
+/// Whether a part of `value`, in lower or upper case alike, is `text`, which is in lower case.
+fn contains(value: &str, text: &str) -> bool {
+    if text.is_empty() || !value.is_ascii() {
+        return value.to_lowercase().contains(text);
+    }
+    value.as_bytes().windows(text.len()).any(|part| part.eq_ignore_ascii_case(text.as_bytes()))
 }
 
 /// Which events; an empty filter lets all pass.
@@ -116,5 +136,27 @@ impl EventPage {
         found.truncate(limit);
         let next = found.last().map(|event| event.sequence).filter(|_| more);
         Self { events: found, next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_value_is_found_in_lower_and_upper_case_alike() {
+        for (value, text) in [
+            ("Case A-17", "a-17"),
+            ("A-17", "a-17"),
+            ("Łódź", "łódź"),
+            ("12 \u{212a}", "k"),
+            ("a", ""),
+            ("", ""),
+        ] {
+            assert!(contains(value, text), "{text:?} in {value:?}");
+        }
+        for (value, text) in [("A-17", "a-18"), ("A", "a-17"), ("Lodz", "łódź"), ("", "a")] {
+            assert!(!contains(value, text), "{text:?} in {value:?}");
+        }
     }
 }
