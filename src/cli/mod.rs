@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod demo;
 mod events;
+mod export;
 mod failure;
 mod logging;
 mod man;
@@ -52,6 +53,10 @@ enum Command {
     Show(show::Show),
     /// Print recorded events, exactly as the daemon prints them
     Events(events::Events),
+    /// Print all that the store holds, to be imported into another
+    Export(export::Export),
+    /// Take over what was exported, into a store that holds nothing yet
+    Import(export::Import),
     /// Ask the API about one session now; changes nothing
     Poll(poll::Poll),
     /// What the cadence asks of the API, how soon news comes, and what to change if it doesn't fit
@@ -114,6 +119,8 @@ pub fn execute(arguments: Arguments) -> Result<i32, Failure> {
         Command::Sessions(command) => command.execute(),
         Command::Show(command) => command.execute(),
         Command::Events(command) => command.execute(),
+        Command::Export(command) => command.execute(),
+        Command::Import(command) => command.execute(),
         Command::Poll(command) => command.execute(),
         Command::Plan(command) => command.execute(),
         Command::Schema(command) => command.execute(),

@@ -8,7 +8,7 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::ser::SerializeStruct;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::breaker::Cause;
@@ -300,13 +300,15 @@ impl Event {
 }
 
 /// An event in the log. Serializes to the CloudEvents JSON that every sink writes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Record {
     /// Position in the event log; grows, and is never given twice.
+    #[serde(deserialize_with = "digits")]
     pub sequence: u64,
     pub id: String,
     pub source: String,
     /// The CloudEvents `type`: text, since an older version's log may hold kinds that are gone.
+    #[serde(rename = "type")]
     pub kind: String,
     pub subject: Option<SessionId>,
     pub time: Timestamp,
@@ -314,6 +316,17 @@ pub struct Record {
 }
 
 impl Record {
+    /// The event's number among those of its session, or of the API; none if its id is of neither.
+    #[must_use]
+    pub fn ordinal(&self) -> Option<u64> {
+        let (whose, ordinal) = self.id.rsplit_once('/')?;
+        let right = match self.subject {
+            Some(session) => session.to_string() == whose,
+            None => whose == "api",
+        };
+        ordinal.parse().ok().filter(|_| right)
+    }
+
     /// The event as one line of NDJSON, with its line feed.
     ///
     /// # Errors
@@ -323,6 +336,12 @@ impl Record {
         line.push('\n');
         Ok(line)
     }
+}
+
+/// A sequence as it is written.
+fn digits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
 }
 
 impl Serialize for Record {
@@ -385,6 +404,8 @@ mod tests {
             "\n"
         );
         assert_eq!(line, expected);
+        let read: Record = serde_json::from_str(&line).unwrap();
+        assert_eq!(read.to_line().unwrap(), expected);
     }
 
     #[test]

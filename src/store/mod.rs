@@ -27,6 +27,7 @@ use crate::domain::{
 };
 use crate::metrics::Writes;
 
+mod archive;
 #[cfg(test)]
 mod conformance;
 mod journal;
@@ -36,6 +37,7 @@ mod query;
 mod registry;
 pub mod sqlite;
 
+pub use archive::{Carried, ExportError, ImportError};
 pub use memory::MemoryStore;
 pub use query::{
     EventFilter, EventPage, EventQuery, Position, SessionFilter, SessionPage, SessionQuery,

@@ -4,7 +4,7 @@ use tokio::process::Command;
 
 use crate::common::{Home, Printed};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "check",
     "track",
@@ -12,6 +12,8 @@ const COMMANDS: [&str; 14] = [
     "sessions",
     "show",
     "events",
+    "export",
+    "import",
     "poll",
     "plan",
     "schema",

@@ -5,6 +5,7 @@
 //! (`writer`); events are read over a connection of their own, which WAL lets run beside it.
 //! A [`Reader`] opens the same file for the commands that only look.
 
+mod archive;
 mod file;
 mod reader;
 mod rows;
@@ -21,6 +22,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
+pub use self::archive::{export, import};
 pub use self::reader::Reader;
 use self::writer::Writer;
 use super::journal::{Journal, Receipt, Write};

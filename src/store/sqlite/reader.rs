@@ -138,6 +138,26 @@ impl Reader {
         Ok(last)
     }
 
+    /// How many events of the API there were.
+    pub(super) fn announced(&self) -> Result<u64, StoreError> {
+        let select = "SELECT announced FROM api";
+        self.explained(self.connection.query_row(select, [], |row| unsigned(row, 0)))
+    }
+
+    /// Hands over one row after the other, however many there are.
+    pub(super) fn each<T, E: From<StoreError>>(
+        &self,
+        select: &str,
+        of: fn(&Row<'_>) -> rusqlite::Result<T>,
+        mut take: impl FnMut(T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut select = self.prepare(select)?;
+        for row in self.explained(select.query_map([], of))? {
+            take(self.explained(row)?)?;
+        }
+        Ok(())
+    }
+
     #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
@@ -172,12 +192,12 @@ fn range(from: Position, end: Option<u64>) -> (i64, i64, &'static str) {
     }
 }
 
-fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
+pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
     let json = row.get_ref(0)?.as_str()?;
     serde_json::from_str(json).map_err(|error| unreadable(0, error))
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let subject: Option<[u8; 16]> = row.get(1)?;
     let subject = subject.map(SessionId::from_bytes);
     let ordinal = unsigned(row, 2)?;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::domain::{ApiDetail, ApiEvent, Cause, Event, Session, Timestamp};
+use crate::domain::{ApiDetail, ApiEvent, Cause, Event, Record, Session, Timestamp};
+use crate::store::archive::Api;
 use crate::store::journal::{Decision, Write, fingerprint};
 
 /// Writes inside the caller's transaction; returns how many events a purge dropped.
@@ -101,7 +102,7 @@ pub(super) fn unavailable(connection: &Connection) -> rusqlite::Result<Option<(C
     row.optional()
 }
 
-fn save(transaction: &Connection, session: &Session) -> rusqlite::Result<()> {
+pub(super) fn save(transaction: &Connection, session: &Session) -> rusqlite::Result<()> {
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO session (id, record) VALUES (?1, ?2)
          ON CONFLICT (id) DO UPDATE SET record = excluded.record",
@@ -110,7 +111,7 @@ fn save(transaction: &Connection, session: &Session) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn advance(transaction: &Connection, sink: &str, up_to: u64) -> rusqlite::Result<()> {
+pub(super) fn advance(transaction: &Connection, sink: &str, up_to: u64) -> rusqlite::Result<()> {
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO sink (name, cursor) VALUES (?1, ?2)
          ON CONFLICT (name) DO UPDATE SET cursor = max(cursor, excluded.cursor)",
@@ -121,14 +122,24 @@ fn advance(transaction: &Connection, sink: &str, up_to: u64) -> rusqlite::Result
 
 fn forget(transaction: &Connection, sessions: &[Arc<Session>]) -> rusqlite::Result<()> {
     let mut delete = transaction.prepare_cached("DELETE FROM session WHERE id = ?1")?;
+    for session in sessions {
+        delete.execute(params![session.id().as_bytes()])?;
+        remember(transaction, fingerprint(session.id()), session.sequence())?;
+    }
+    Ok(())
+}
+
+/// Keeps where a forgotten session's events would go on.
+pub(super) fn remember(
+    transaction: &Connection,
+    fingerprint: [u8; 32],
+    last_sequence: u64,
+) -> rusqlite::Result<()> {
     let mut remember = transaction.prepare_cached(
         "INSERT INTO forgotten (session_hash, last_sequence) VALUES (?1, ?2)
          ON CONFLICT (session_hash) DO UPDATE SET last_sequence = excluded.last_sequence",
     )?;
-    for session in sessions {
-        delete.execute(params![session.id().as_bytes()])?;
-        remember.execute(params![fingerprint(session.id()), signed(session.sequence())])?;
-    }
+    remember.execute(params![fingerprint, signed(last_sequence)])?;
     Ok(())
 }
 
@@ -145,6 +156,55 @@ fn purge(transaction: &Connection, before: Timestamp, up_to: u64) -> rusqlite::R
         signed(Write::PURGED_AT_ONCE)
     ])?;
     Ok(dropped as u64)
+}
+
+/// Whether a daemon, or an import, has left anything.
+pub(super) fn holds_anything(connection: &Connection) -> rusqlite::Result<bool> {
+    let select = "SELECT EXISTS (SELECT 1 FROM session) OR EXISTS (SELECT 1 FROM sqlite_sequence)
+                  OR EXISTS (SELECT 1 FROM sink) OR EXISTS (SELECT 1 FROM forgotten)";
+    connection.query_row(select, [], |row| row.get(0))
+}
+
+/// Puts an event where it stood in the log that it comes from.
+pub(super) fn restore_event(
+    transaction: &Connection,
+    event: &Record,
+    ordinal: u64,
+) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO event (sequence, session, session_sequence, type, time, source, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    insert.execute(params![
+        signed(event.sequence),
+        event.subject.map(|id| *id.as_bytes()),
+        signed(ordinal),
+        event.kind,
+        event.time.as_millis(),
+        event.source,
+        event.data.get(),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn restore_api(transaction: &Connection, api: &Api) -> rusqlite::Result<()> {
+    let (cause, since) = match &api.unavailable {
+        Some(it) => (Some(json(&it.cause)?), Some(it.since.as_millis())),
+        None => (None, None),
+    };
+    let update = "UPDATE api SET announced = ?1, cause = ?2, since = ?3";
+    transaction.execute(update, params![signed(api.announced), cause, since])?;
+    Ok(())
+}
+
+/// Has the log go on behind that sequence, also where its last events are no longer kept.
+pub(super) fn restore_last_sequence(transaction: &Connection, last: u64) -> rusqlite::Result<()> {
+    let update = "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'event'";
+    if transaction.execute(update, params![signed(last)])? == 0 {
+        let insert = "INSERT INTO sqlite_sequence (name, seq) VALUES ('event', ?1)";
+        transaction.execute(insert, params![signed(last)])?;
+    }
+    Ok(())
 }
 
 fn json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
