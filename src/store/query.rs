@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::{EventKind, PhaseName, Record, Session, SessionId, Timestamp};
+use crate::domain::{EventKind, Packed, PhaseName, Record, Session, SessionId, Timestamp};
 
 /// Which sessions to find, in order of id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,16 +38,22 @@ impl SessionFilter {
     }
 
     #[must_use]
-    pub fn passes(&self, session: &Session, now: Timestamp) -> bool {
-        let labels = &session.entry().labels;
-        self.phase.is_none_or(|phase| session.phase(now).name() == phase)
-            && self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+    pub(super) fn passes(&self, id: SessionId, session: &Packed, now: Timestamp) -> bool {
+        self.phase.is_none_or(|phase| session.phase(now) == phase)
+            && self.labels.iter().all(|(name, value)| {
+                session.labels().any(|(known, has)| known == name && has == value)
+            })
             && self.text.as_deref().is_none_or(|text| {
                 let text = text.to_lowercase();
-                session.id().to_string().starts_with(&text)
-                    || labels.iter().any(|(_, value)| value.to_lowercase().contains(&text))
+                begins(id, &text)
+                    || session.labels().any(|(_, value)| value.to_lowercase().contains(&text))
             })
     }
+}
+
+/// Whether the id, as it is written, begins with that.
+fn begins(id: SessionId, text: &str) -> bool {
+    text.len() <= 36 && id.to_string().starts_with(text)
 }
 
 /// Which events; an empty filter lets all pass.
