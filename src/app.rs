@@ -276,6 +276,13 @@ async fn purge(
     }
 }
 
+/// What one scan of the session files has changed so far.
+#[derive(Default)]
+struct Taken {
+    wanted: usize,
+    unwanted: usize,
+}
+
 struct Daemon {
     config: Config,
     clock: Arc<dyn Clock>,
@@ -297,6 +304,7 @@ impl Daemon {
     /// Keeps the registry in step with the session files, and waits for something to end.
     async fn tend(&mut self, mut control: Control) -> Result<Ending, AppError> {
         let (mut watching, mut changes) = self.watch_directories();
+        let mut taken = Taken::default();
         loop {
             tokio::select! {
                 () = control.stop.cancelled() => return Ok(Ending::Stopped),
@@ -329,13 +337,14 @@ impl Daemon {
                 Some(delta) = changes.recv() => tokio::select! {
                     // The store may have to wait for a full disk.
                     () = control.stop.cancelled() => return Ok(Ending::Stopped),
-                    taken = self.take_over(delta) => taken?,
+                    done = self.take_over(delta, &mut taken) => done?,
                 },
                 Ok(()) = control.reload.changed() => {
                     let config = control.reload.borrow_and_update().clone();
                     if config.is_some_and(|config| self.reload(&config)) {
                         watching.abort();
                         (watching, changes) = self.watch_directories();
+                        taken = Taken::default();
                     }
                     control.service.reloaded();
                 }
@@ -356,11 +365,16 @@ impl Daemon {
         (watching, changes)
     }
 
-    async fn take_over(&self, delta: directory::Delta) -> Result<(), AppError> {
-        let (wanted, unwanted) = (delta.wanted.len(), delta.unwanted.len());
+    async fn take_over(&self, delta: directory::Delta, taken: &mut Taken) -> Result<(), AppError> {
+        taken.wanted += delta.wanted.len();
+        taken.unwanted += delta.unwanted.len();
         self.store.track(delta.wanted).await?;
         Failpoint::Tracked.reached();
         self.store.untrack(delta.unwanted).await?;
+        if delta.more {
+            return Ok(());
+        }
+        let Taken { wanted, unwanted } = std::mem::take(taken);
         if wanted + unwanted > 0 {
             let tracked = self.store.listed().len();
             info!(new_or_changed = wanted, removed = unwanted, tracked, "session files taken over");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::entry::{entry, nearest, shortened};
 use super::problem::Problem;
-use super::syntax::{Fault, Faults, Node, Syntax, Value};
+use super::syntax::{Fault, Faults, List, Node, Syntax, Value};
 use crate::domain::Entry;
 
 /// The entries of one file.
@@ -24,6 +24,50 @@ pub(super) struct Named {
     pub(super) entry: Entry,
 }
 
+/// The same in a fourth of the memory, for as long as the file stays as it is.
+#[derive(Debug, PartialEq)]
+pub(super) struct Kept {
+    /// For each entry, its line in four bytes, and the entry as it packs itself.
+    packed: Box<[u8]>,
+    pub(super) warning: Option<Problem>,
+}
+
+/// Where in a [`Kept`] an entry stands.
+pub(super) type At = u32;
+
+impl Kept {
+    pub(super) fn of(Content { named, warning }: Content) -> Self {
+        let mut packed = Vec::new();
+        for Named { line, entry } in named {
+            packed.extend(u32::try_from(line).unwrap_or(u32::MAX).to_le_bytes());
+            entry.pack(&mut packed);
+        }
+        Self { packed: packed.into(), warning }
+    }
+
+    /// In the order of the file.
+    pub(super) fn each(&self) -> impl Iterator<Item = (At, Named)> {
+        let mut rest = &*self.packed;
+        std::iter::from_fn(move || {
+            let at = self.packed.len() - rest.len();
+            // A file is far smaller than numbers of this size go.
+            let named = take(&mut rest)?;
+            Some((At::try_from(at).unwrap_or(At::MAX), named))
+        })
+    }
+
+    pub(super) fn at(&self, at: At) -> Option<Named> {
+        take(&mut self.packed.get(at as usize..)?)
+    }
+}
+
+fn take(packed: &mut &[u8]) -> Option<Named> {
+    let (&line, rest) = packed.split_first_chunk()?;
+    *packed = rest;
+    let line = usize::try_from(u32::from_le_bytes(line)).unwrap_or(usize::MAX);
+    Some(Named { line, entry: Entry::unpack(packed) })
+}
+
 /// # Errors
 /// All that is wrong with the file, up to a number that a person would read.
 pub(super) fn parse(path: &Path, bytes: &[u8], syntax: Syntax) -> Result<Content, Vec<Problem>> {
@@ -32,9 +76,14 @@ pub(super) fn parse(path: &Path, bytes: &[u8], syntax: Syntax) -> Result<Content
     let mut found = Vec::new();
     match text(bytes).and_then(|text| syntax.parse(text)).and_then(|root| nodes(root, syntax)) {
         Ok(nodes) => {
-            for node in nodes {
-                let at = node.at;
-                found.extend(entry(node, &mut faults).map(|entry| (at, entry)));
+            for node in nodes.each() {
+                match node {
+                    Ok(node) => {
+                        let at = node.at;
+                        found.extend(entry(node, &mut faults).map(|entry| (at, entry)));
+                    }
+                    Err(fault) => faults.add(fault),
+                }
             }
         }
         Err(fault) => faults.add(fault),
@@ -64,7 +113,7 @@ fn text(bytes: &[u8]) -> Result<&str, Fault> {
 }
 
 /// The nodes that are to be entries.
-fn nodes(root: Node<'_>, syntax: Syntax) -> Result<Vec<Node<'_>>, Fault> {
+fn nodes(root: Node<'_>, syntax: Syntax) -> Result<List<'_>, Fault> {
     let at = root.at;
     let value = match root.value {
         Value::Table(fields) if syntax == Syntax::Toml || is_wrapper(&fields) => {
@@ -77,7 +126,7 @@ fn nodes(root: Node<'_>, syntax: Syntax) -> Result<Vec<Node<'_>>, Fault> {
         | Value::Table(_)
         | Value::Other(_)) => value,
     };
-    Ok(vec![Node { at, value }])
+    Ok(List::Read(vec![Node { at, value }]))
 }
 
 type Fields<'a> = Vec<(Cow<'a, str>, Node<'a>)>;
@@ -89,7 +138,7 @@ fn is_wrapper(fields: &Fields<'_>) -> bool {
         || !names("session_id") && fields.iter().any(|(name, _)| nearest(name) == "sessions")
 }
 
-fn sessions(fields: Fields<'_>, syntax: Syntax) -> Result<Vec<Node<'_>>, Fault> {
+fn sessions(fields: Fields<'_>, syntax: Syntax) -> Result<List<'_>, Fault> {
     let form = match syntax {
         Syntax::Json => "\"sessions\": [...]",
         Syntax::Toml => "[[sessions]] above each entry",
@@ -342,6 +391,10 @@ mod tests {
             {"session_id": "A", "labels": {"k": "second"}}, "A"]"#;
         let content = read(text, Syntax::Json).unwrap();
         assert_eq!(content.named.len(), 2);
+        let kept = Kept::of(read(text, Syntax::Json).unwrap());
+        let (places, named): (Vec<At>, Vec<Named>) = kept.each().unzip();
+        assert_eq!(named, content.named);
+        assert!(places.iter().zip(&named).all(|(&at, named)| kept.at(at).as_ref() == Some(named)));
         assert_eq!(content.named[1].entry.labels.iter().next(), Some(("k", "first")));
         let warning = content.warning.unwrap();
         assert_eq!(warning.line, Some(2));

@@ -139,12 +139,12 @@ fn named(listings: &[Listing], id: SessionId) -> Named {
             let is_own = path.file_name().is_some_and(|name| name == file_name(id).as_str());
             match file {
                 Found::Good(content) => {
-                    let mut named = content.named.iter();
-                    match named.find(|named| named.entry.session_id == id) {
-                        Some(_) if is_own && content.named.len() == 1 => {
+                    let mut named = content.each();
+                    match named.find(|(_, named)| named.entry.session_id == id) {
+                        Some(_) if is_own && content.each().count() == 1 => {
                             found.own.push(path.clone());
                         }
-                        Some(named) => {
+                        Some((_, named)) => {
                             found.places.push(format!(
                                 "{}:{}",
                                 Visible(path.display()),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::content::Content;
+use super::content::Kept;
 use super::file::{self, Fingerprint, Reading, Target};
 use super::problem::Problem;
 use super::syntax::Syntax;
@@ -40,7 +40,7 @@ pub(super) struct Listing {
 /// What a file says now.
 #[derive(Debug, Clone)]
 pub(super) enum Found {
-    Good(Arc<Content>),
+    Good(Arc<Kept>),
     Bad(Arc<[Problem]>),
     /// It may still be written, and what it says so far can't be believed.
     Unsettled,
@@ -173,7 +173,7 @@ impl Look<'_> {
         };
         let found = match file::read(path, syntax, &fingerprint)? {
             Reading::Whole(Ok(content)) if settled || syntax.shows_its_end() => {
-                Found::Good(Arc::new(content))
+                Found::Good(Arc::new(Kept::of(content)))
             }
             Reading::Whole(Err(problems)) if settled => Found::Bad(problems.into()),
             Reading::Whole(_) => Found::Unsettled,
@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    fn content(scan: &Scan) -> Arc<Content> {
+    fn content(scan: &Scan) -> Arc<Kept> {
         match scan.directories[0].files.as_deref() {
             Ok([(_, Found::Good(content))]) => Arc::clone(content),
             other => panic!("{other:?}"),
@@ -278,6 +278,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a.toml"), "sessions = []").unwrap();
         let scan = Scanner::once(vec![directory.path().to_owned()]).scan();
-        assert!(content(&scan).named.is_empty());
+        assert_eq!(content(&scan).each().count(), 0);
     }
 }

@@ -24,7 +24,7 @@ pub fn survey(directories: &[PathBuf]) -> Survey {
     let scan = Scanner::once(absolute(directories)).scan();
     let step = Wanted::new(Duration::ZERO, []).apply(scan);
     Survey {
-        entries: step.delta.wanted,
+        entries: step.news.wanted().collect(),
         files: step.files,
         problems: step.problems,
         warnings: step.warnings,

@@ -6,21 +6,25 @@
 //! file and writes it again may be caught with half of it. And a session known from before the
 //! start, whose file may be one that could not be read since, is wanted until all could be.
 
-use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::content::{Content, Named, others};
+use super::content::{At, Kept, Named, others};
 use super::problem::Problem;
 use super::scanner::{Found, Scan};
 use crate::domain::{Entry, SessionId};
 
 /// A file that never settles for so long is one that its writer should replace by renaming.
 const RESTLESS: Duration = Duration::from_secs(30);
+
+/// Sessions told of at once: as many as are tracked in one write.
+const PORTION: usize = 10_000;
 
 /// What changed since the last one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Delta {
     pub wanted: Vec<Entry>,
     /// Gone from all files for longer than the grace.
     pub unwanted: Vec<SessionId>,
+    /// Whether the next one tells of the same scan.
+    pub more: bool,
 }
 
 impl Delta {
@@ -41,7 +47,7 @@ impl Delta {
 /// What a scan led to.
 #[derive(Debug, Default)]
 pub(super) struct Step {
-    pub(super) delta: Delta,
+    pub(super) news: News,
     pub(super) files: usize,
     pub(super) sessions: usize,
     pub(super) problems: BTreeSet<Problem>,
@@ -50,23 +56,80 @@ pub(super) struct Step {
     pub(super) wake_at: Option<Instant>,
 }
 
+/// The changes of one scan, which may be a million. Entries stay where they are until it is their
+/// turn.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    files: Vec<Arc<Kept>>,
+    /// In order of id: in which of the files, and where there.
+    wanted: Vec<(FileNumber, At)>,
+    unwanted: Vec<SessionId>,
+}
+
+impl News {
+    pub(super) fn is_empty(&self) -> bool {
+        self.wanted.is_empty() && self.unwanted.is_empty()
+    }
+
+    /// At least one; nothing is in it where nothing has changed.
+    pub(super) fn deltas(&self) -> impl Iterator<Item = Delta> {
+        let most = self.wanted.len().max(self.unwanted.len());
+        (0..most.max(1)).step_by(PORTION).map(move |from| Delta {
+            wanted: portion(&self.wanted, from).iter().filter_map(|&at| self.entry(at)).collect(),
+            unwanted: portion(&self.unwanted, from).to_vec(),
+            more: from + PORTION < most,
+        })
+    }
+
+    /// In order of id.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = Entry> {
+        self.wanted.iter().filter_map(|&at| self.entry(at))
+    }
+
+    fn entry(&self, (file, at): (FileNumber, At)) -> Option<Entry> {
+        self.files[file as usize].at(at).map(|named| named.entry)
+    }
+}
+
+fn portion<T>(all: &[T], from: usize) -> &[T] {
+    let rest = all.get(from..).unwrap_or_default();
+    &rest[..rest.len().min(PORTION)]
+}
+
 #[derive(Debug)]
 pub(super) struct Wanted {
     grace: Duration,
-    /// Every session wanted so far, with the entry last told; none where it is known from
-    /// before the start and no file has named it since.
-    told: HashMap<SessionId, Option<Entry>>,
+    /// Every session wanted so far, in order of id.
+    told: Vec<Told>,
+    digests: RandomState,
     /// Those of them that no file names, and since when.
     leaving: HashMap<SessionId, Instant>,
     /// The directories that could be listed once.
     listed: HashSet<PathBuf>,
     files: BTreeMap<PathBuf, File>,
+    /// What files said together, where the next scan leads to the same unless it finds one that
+    /// says something else.
+    standing: Option<Standing>,
+}
+
+#[derive(Debug)]
+struct Told {
+    id: SessionId,
+    /// Of the entry last told; none where it is known from before the start and no file has named
+    /// it since.
+    digest: Option<NonZeroU64>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    sessions: usize,
+    warnings: BTreeSet<Problem>,
 }
 
 #[derive(Debug, Default)]
 struct File {
     /// What it said when it was last good.
-    content: Option<Arc<Content>>,
+    content: Option<Arc<Kept>>,
     problems: Arc<[Problem]>,
     unsettled_since: Option<Instant>,
     /// Whether it was there when its directory was first listed.
@@ -74,14 +137,29 @@ struct File {
     gone_since: Option<Instant>,
 }
 
+/// Counts the files that are there, by path.
+type FileNumber = u32;
+
+/// What the files that are there say together.
+struct Merged<'a> {
+    files: Vec<(&'a Path, &'a Arc<Kept>)>,
+    /// Each session once, in order of id, with the entry that counts.
+    named: Vec<(SessionId, FileNumber, At)>,
+    warnings: BTreeSet<Problem>,
+}
+
 impl Wanted {
     pub(super) fn new(grace: Duration, known: impl IntoIterator<Item = SessionId>) -> Self {
+        let mut told: Vec<Told> = known.into_iter().map(|id| Told { id, digest: None }).collect();
+        told.sort_unstable_by_key(|told| told.id);
         Self {
             grace,
-            told: known.into_iter().map(|id| (id, None)).collect(),
+            told,
+            digests: RandomState::new(),
             leaving: HashMap::new(),
             listed: HashSet::new(),
             files: BTreeMap::new(),
+            standing: None,
         }
     }
 
@@ -96,11 +174,22 @@ impl Wanted {
                 blind.push(path.clone());
             }
         }
-        let named = self.merge(&mut step.warnings);
+        if let Some(Standing { sessions, warnings }) = &self.standing {
+            step.sessions = *sessions;
+            step.warnings.clone_from(warnings);
+            return step;
+        }
+        let Merged { files, named, warnings } = merge(&self.files);
         step.sessions = named.len();
-        self.take_leave(&named, started, finished, !blind.is_empty(), &mut step);
-        self.welcome(named, &mut step.delta);
-        if self.told.values().any(Option::is_none) {
+        step.news.files = files.into_iter().map(|(_, content)| Arc::clone(content)).collect();
+        self.compare(&named, started, finished, !blind.is_empty(), &mut step);
+        let unheard = self.told.iter().any(|told| told.digest.is_none());
+        if !unheard && self.leaving.is_empty() {
+            let warnings = warnings.clone();
+            self.standing = Some(Standing { sessions: step.sessions, warnings });
+        }
+        step.warnings = warnings;
+        if unheard {
             // One that is still being written passes by itself.
             let bad: HashSet<&Path> = step.problems.iter().map(|bad| bad.path.as_path()).collect();
             let blind = blind.into_iter().filter(|path| bad.contains(path.as_path()));
@@ -114,6 +203,7 @@ impl Wanted {
         let (started, finished) = (scan.started, scan.finished);
         let mut there = HashSet::new();
         let mut unlisted = HashSet::new();
+        let mut changed = false;
         for listing in scan.directories {
             match listing.files {
                 Ok(files) => {
@@ -121,7 +211,7 @@ impl Wanted {
                     for (path, found) in files {
                         let new = || File { from_start, ..File::default() };
                         let file = self.files.entry(path.clone()).or_insert_with(new);
-                        file.see(&path, found, finished);
+                        changed |= file.see(&path, found, finished);
                         there.insert(path);
                     }
                 }
@@ -135,91 +225,123 @@ impl Wanted {
             if there.contains(path) || path.parent().is_some_and(|dir| unlisted.contains(dir)) {
                 return true;
             }
+            changed |= file.gone_since.is_none();
             let since = file.miss(finished);
             started.duration_since(since) < self.grace
         });
+        if changed {
+            self.standing = None;
+        }
         unlisted.into_iter().filter(|directory| !self.listed.contains(directory)).collect()
     }
 
-    /// What all files say together: of an id in several, the first by path counts.
-    fn merge(&self, warnings: &mut BTreeSet<Problem>) -> HashMap<SessionId, Entry> {
-        let mut first: HashMap<SessionId, (&Path, &Entry)> = HashMap::new();
-        for (path, file) in &self.files {
-            let Some(content) = file.content.as_ref().filter(|_| file.gone_since.is_none()) else {
-                continue;
-            };
-            warnings.extend(content.warning.clone());
-            let mut doubles: BTreeMap<&Path, (usize, &Named)> = BTreeMap::new();
-            for named in &content.named {
-                match first.entry(named.entry.session_id) {
-                    Slot::Vacant(slot) => {
-                        slot.insert((path, &named.entry));
-                    }
-                    Slot::Occupied(slot) => {
-                        doubles.entry(slot.get().0).or_insert((0, named)).0 += 1;
-                    }
-                }
-            }
-            warnings.extend(
-                doubles
-                    .into_iter()
-                    .map(|(other, (count, named))| double(path, other, count, named)),
-            );
-        }
-        first.into_iter().map(|(id, (_, entry))| (id, entry.clone())).collect()
-    }
-
-    /// Lets go of what no file has named for the grace. While `blind`, some file or directory
-    /// may name a session that was known from before the start.
-    fn take_leave(
+    /// Finds out what is new or differs from what was told, and lets go of what no file has named
+    /// for the grace. While `blind`, some file or directory may name a session that was known from
+    /// before the start.
+    fn compare(
         &mut self,
-        named: &HashMap<SessionId, Entry>,
+        named: &[(SessionId, FileNumber, At)],
         started: Instant,
         finished: Instant,
         blind: bool,
         step: &mut Step,
     ) {
-        for (id, entry) in &self.told {
-            if named.contains_key(id) || blind && entry.is_none() {
-                self.leaving.remove(id);
-                continue;
+        let Self { grace, told, digests, leaving, .. } = self;
+        let mut known = told.iter_mut().peekable();
+        let mut new = Vec::new();
+        let mut stays = |told: &Told, step: &mut Step| {
+            if blind && told.digest.is_none() {
+                leaving.remove(&told.id);
+                return;
             }
-            let since = *self.leaving.entry(*id).or_insert(finished);
-            if started.duration_since(since) >= self.grace {
-                step.delta.unwanted.push(*id);
+            let since = *leaving.entry(told.id).or_insert(finished);
+            if started.duration_since(since) >= *grace {
+                step.news.unwanted.push(told.id);
             } else {
-                let over = since.checked_add(self.grace);
+                let over = since.checked_add(*grace);
                 step.wake_at = step.wake_at.into_iter().chain(over).min();
             }
+        };
+        let mut back = Vec::new();
+        for &(id, file, at) in named {
+            while let Some(other) = known.next_if(|told| told.id < id) {
+                stays(other, step);
+            }
+            let Some(entry) = step.news.entry((file, at)) else { continue };
+            let digest = Some(NonZeroU64::MIN.saturating_add(digests.hash_one(&entry)));
+            match known.next_if(|told| told.id == id) {
+                Some(told) => {
+                    back.push(id);
+                    if told.digest == digest {
+                        continue;
+                    }
+                    told.digest = digest;
+                }
+                None => new.push(Told { id, digest }),
+            }
+            step.news.wanted.push((file, at));
         }
-        step.delta.unwanted.sort_unstable();
-        for id in &step.delta.unwanted {
-            self.told.remove(id);
-            self.leaving.remove(id);
+        for other in known {
+            stays(other, step);
         }
-    }
-
-    /// Tells what is new or differs.
-    fn welcome(&mut self, named: HashMap<SessionId, Entry>, delta: &mut Delta) {
-        for (id, entry) in named {
-            let told = self.told.entry(id).or_default();
-            if told.as_ref() != Some(&entry) {
-                delta.wanted.push(entry.clone());
-                *told = Some(entry);
+        if !leaving.is_empty() {
+            for id in back.iter().chain(&step.news.unwanted) {
+                leaving.remove(id);
             }
         }
-        delta.wanted.sort_unstable_by_key(|entry| entry.session_id);
+        let unwanted = &step.news.unwanted;
+        if !unwanted.is_empty() {
+            told.retain(|told| unwanted.binary_search(&told.id).is_err());
+        }
+        if !new.is_empty() {
+            told.reserve_exact(new.len());
+            told.append(&mut new);
+            told.sort_unstable_by_key(|told| told.id);
+        }
     }
 }
 
+/// Of an id in several files, the first by path counts.
+fn merge(files: &BTreeMap<PathBuf, File>) -> Merged<'_> {
+    let there = files.iter().filter(|(_, file)| file.gone_since.is_none());
+    let files: Vec<(&Path, &Arc<Kept>)> =
+        there.filter_map(|(path, file)| Some((path.as_path(), file.content.as_ref()?))).collect();
+    let mut named = Vec::new();
+    for (number, (_, content)) in (0..).zip(&files) {
+        named.extend(content.each().map(|(at, named)| (named.entry.session_id, number, at)));
+    }
+    named.sort_unstable();
+    let mut warnings: BTreeSet<Problem> =
+        files.iter().filter_map(|(_, content)| content.warning.clone()).collect();
+    // By file, and the file whose entries count: how many, and the first of them.
+    let mut doubles: BTreeMap<(FileNumber, FileNumber), (usize, At)> = BTreeMap::new();
+    named.dedup_by(|(id, file, at), (first, counting, _)| {
+        if id == first {
+            let (count, first) = doubles.entry((*file, *counting)).or_insert((0, *at));
+            *count += 1;
+            *first = (*first).min(*at);
+        }
+        id == first
+    });
+    warnings.extend(doubles.into_iter().filter_map(|((file, other), (count, first))| {
+        let (path, content) = files[file as usize];
+        Some(double(path, files[other as usize].0, count, &content.at(first)?))
+    }));
+    Merged { files, named, warnings }
+}
+
 impl File {
-    fn see(&mut self, path: &Path, found: Found, now: Instant) {
-        self.gone_since = None;
+    /// Returns whether it has another content than before.
+    fn see(&mut self, path: &Path, found: Found, now: Instant) -> bool {
+        let was_gone = self.gone_since.take().is_some();
         match found {
             Found::Good(content) => {
+                let same = |before: &Arc<Kept>| Arc::ptr_eq(before, &content);
+                let changed = !self.content.as_ref().is_some_and(same);
                 self.content = Some(content);
                 self.problems = Arc::default();
                 self.unsettled_since = None;
+                return changed || was_gone;
             }
             Found::Bad(problems) => {
                 self.problems = problems;
@@ -232,6 +354,7 @@ impl File {
                 }
             }
         }
+        was_gone
     }
 
     /// Returns since when it is gone.

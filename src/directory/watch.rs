@@ -61,9 +61,9 @@ const LONGEST_BURST: Duration = Duration::from_secs(1);
 
 const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
 
-/// Watches the directories and sends every change of the wanted set, from the empty one on. The
-/// first scan is sent even if nothing changes by it, so that whoever takes it knows that it is
-/// done. `known` are the sessions that were wanted before the start: named by no file, they become
+/// Watches the directories and sends every change of the wanted set, from the empty one on; those
+/// of one scan in portions. The first scan is sent even if nothing changes by it, so that whoever
+/// takes it knows that it is done. `known` are the sessions that were wanted before the start: named by no file, they become
 /// unwanted like any other. The report goes on from what it is.
 ///
 /// Goes on until it is dropped. However slowly the receiver takes the changes, none is lost:
@@ -104,9 +104,12 @@ pub(super) async fn follow(
         let (step, wake_at);
         (eyes, (step, wake_at)) = look.await?;
         report.send_modify(|report| eyes.journal.note(&step, clock.now().wall, report));
-        if std::mem::take(&mut is_first) || !step.delta.is_empty() {
-            deltas.send(step.delta).await.map_err(|_| WatchError::ReceiverGone)?;
+        if std::mem::take(&mut is_first) || !step.news.is_empty() {
+            for delta in step.news.deltas() {
+                deltas.send(delta).await.map_err(|_| WatchError::ReceiverGone)?;
+            }
         }
+        drop(step);
         let now = Instant::now();
         let rescan_at = now + rescan_interval;
         let wake_at = wake_at.map_or(rescan_at, |wake_at| wake_at.clamp(now + QUIET, rescan_at));

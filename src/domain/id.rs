@@ -26,6 +26,9 @@ pub struct SessionId(Uuid);
 pub struct InvalidSessionId(pub String);
 
 impl SessionId {
+    /// The one before all others.
+    pub const FIRST: Self = Self(Uuid::nil());
+
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))

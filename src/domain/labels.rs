@@ -1,14 +1,18 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What the owner of a session wrote beside its id; comes back in each of its events.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// One piece of text, since a million sessions may have some: names and values in order of name,
+/// each behind the character whose code is its length in bytes.
+#[derive(Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>")]
-pub struct Labels(Arc<BTreeMap<String, String>>);
+pub struct Labels(Arc<str>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLabels {
@@ -27,6 +31,7 @@ impl Labels {
 
     /// # Errors
     /// More than 16 pairs, a name or value of more than 256 bytes, an empty name.
+    #[expect(clippy::needless_pass_by_value, reason = "what they are made of is of no more use")]
     pub fn new(pairs: BTreeMap<String, String>) -> Result<Self, InvalidLabels> {
         if pairs.len() > Self::MAX_PAIRS {
             return Err(InvalidLabels::TooMany(pairs.len()));
@@ -41,21 +46,59 @@ impl Labels {
                 return Err(InvalidLabels::TooLong { name, bytes });
             }
         }
-        Ok(Self(Arc::new(pairs)))
+        let mut text = String::new();
+        for piece in pairs.iter().flat_map(|(name, value)| [name, value]) {
+            text.extend(u32::try_from(piece.len()).ok().and_then(char::from_u32));
+            text.push_str(piece);
+        }
+        Ok(Self(text.into()))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        Self::pairs(&self.0)
     }
 
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&String> {
-        self.0.get(name)
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|&(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// What [`from_packed`](Self::from_packed) makes the same labels of.
+    pub(super) fn packed(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn from_packed(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The pairs of labels that are [`packed`](Self::packed).
+    pub(super) fn pairs(packed: &str) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = packed;
+        let mut piece = move || {
+            let length = rest.chars().next()?;
+            let (piece, behind) = rest[length.len_utf8()..].split_at(length as usize);
+            rest = behind;
+            Some(piece)
+        };
+        std::iter::from_fn(move || Some((piece()?, piece()?)))
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Labels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -89,15 +132,38 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn pairs(count: usize, bytes: usize) -> BTreeMap<String, String> {
         (0..count).map(|i| (format!("k{i}"), "v".repeat(bytes))).collect()
     }
 
+    proptest! {
+        #[test]
+        fn labels_come_back_as_they_were_written_in_order_of_name(
+            pairs in prop::collection::btree_map("\\PC{1,20}|[a\\x00Ā\u{1F600}]{1,60}", "(?s).{0,60}", 0..16),
+        ) {
+            let labels = Labels::new(pairs.clone()).unwrap();
+            let read: Vec<(&str, &str)> = labels.iter().collect();
+            let written: Vec<(&str, &str)> =
+                pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            prop_assert_eq!(read, written);
+            for (name, value) in &pairs {
+                prop_assert_eq!(labels.get(name), Some(value.as_str()));
+            }
+            let json = serde_json::to_string(&labels).unwrap();
+            prop_assert_eq!(&json, &serde_json::to_string(&pairs).unwrap());
+            prop_assert_eq!(serde_json::from_str::<Labels>(&json).unwrap(), labels);
+        }
+    }
+
     #[test]
     fn bounds_hold_at_their_edges() {
-        assert!(Labels::new(pairs(16, 256)).is_ok());
+        let full = Labels::new(pairs(16, 256)).unwrap();
+        assert!(full.iter().all(|(_, value)| value == "v".repeat(256)));
+        assert_eq!(full.get("k15"), full.get("k0"));
         assert_eq!(Labels::new(pairs(17, 1)), Err(InvalidLabels::TooMany(17)));
         assert!(matches!(
             Labels::new(pairs(1, 257)),

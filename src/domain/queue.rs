@@ -1,9 +1,9 @@
 //! Who is polled next: a queue of due times that knows urgency and starves nobody.
 
-use std::collections::{BTreeSet, HashMap};
+mod heap;
 
+use self::heap::Heap;
 use super::census::Moments;
-use super::id::SessionId;
 use super::schedule::Urgency;
 use super::time::Timestamp;
 
@@ -17,15 +17,19 @@ pub struct Wake {
     pub last_chance: Option<Timestamp>,
 }
 
-impl Wake {
-    /// Where the session stands in line for a poll.
-    fn places(self) -> impl Iterator<Item = (Timestamp, Urgency)> {
-        let last_chance = self.last_chance.map(|at| (at, Urgency::Final));
-        self.poll.into_iter().chain(last_chance)
-    }
-}
+/// Where the owner of a queue keeps a session: small numbers, which are given again once they
+/// are free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat(pub u32);
 
-const POLL_LANES: usize = 3;
+/// The polls of each urgency, and the timers.
+const LANES: usize = 4;
+const TIMERS: usize = 3;
+
+/// Where a session stands in each lane.
+type Places = [u32; LANES];
+/// In no place of a lane.
+const NOWHERE: u32 = u32::MAX;
 
 /// Sessions ordered by when they want attention; each stands in it once.
 ///
@@ -33,11 +37,14 @@ const POLL_LANES: usize = 3;
 /// That alone would let a flood of active sessions starve the quiet, so every
 /// [`FAIR_SHARE`](Self::FAIR_SHARE)th poll goes to the longest overdue of all. A session that is
 /// due and has `n` sessions due before it is therefore polled within `FAIR_SHARE * (n + 1)` polls.
+///
+/// It takes some fifty bytes a session: its timer, its poll, and the last chance of that.
 #[derive(Debug, Default)]
 pub struct DueQueue {
-    timers: BTreeSet<(Timestamp, SessionId)>,
-    polls: [BTreeSet<(Timestamp, SessionId)>; POLL_LANES],
-    wakes: HashMap<SessionId, Wake>,
+    lanes: [Heap; LANES],
+    /// By seat.
+    places: Vec<Places>,
+    len: usize,
     /// When the polls fall due, each counted once.
     due: Moments,
     taken: u64,
@@ -47,48 +54,66 @@ impl DueQueue {
     pub const FAIR_SHARE: u64 = 4;
 
     /// Puts the session in, in place of what was there for it.
-    pub fn set(&mut self, id: SessionId, wake: Wake) {
-        self.remove(id);
-        self.timers.insert((wake.timer, id));
-        for (at, urgency) in wake.places() {
-            self.polls[urgency as usize].insert((at, id));
+    pub fn set(&mut self, seat: Seat, wake: Wake) {
+        self.remove(seat);
+        let index = seat.0 as usize;
+        if index >= self.places.len() {
+            self.places.resize(index + 1, [NOWHERE; LANES]);
         }
-        if let Some((at, _)) = wake.poll {
+        self.insert(TIMERS, wake.timer, seat);
+        if let Some((at, urgency)) = wake.poll {
+            self.insert(urgency as usize, at, seat);
             self.due.add(at);
         }
-        self.wakes.insert(id, wake);
+        if let Some(at) = wake.last_chance
+            && self.place(Urgency::Final as usize, seat).is_none()
+        {
+            self.insert(Urgency::Final as usize, at, seat);
+        }
+        self.len += 1;
     }
 
-    pub fn remove(&mut self, id: SessionId) {
-        let Some(wake) = self.wakes.remove(&id) else { return };
-        self.timers.remove(&(wake.timer, id));
-        for (at, urgency) in wake.places() {
-            self.polls[urgency as usize].remove(&(at, id));
+    pub fn remove(&mut self, seat: Seat) {
+        if self.place(TIMERS, seat).is_none() {
+            return;
         }
-        if let Some((at, _)) = wake.poll {
+        // What stands among the final polls beside another is its last chance.
+        let poll = Urgency::ALL.into_iter().rev().find_map(|urgency| {
+            let lane = urgency as usize;
+            self.place(lane, seat).map(|place| self.lanes[lane].moment(place))
+        });
+        if let Some(at) = poll {
             self.due.remove(at);
         }
+        for lane in 0..LANES {
+            if let Some(place) = self.place(lane, seat) {
+                self.places[seat.0 as usize][lane] = NOWHERE;
+                let places = &mut self.places;
+                self.lanes[lane].remove(place, |seat, place| put(places, lane, seat, place));
+            }
+        }
+        self.len -= 1;
     }
 
     /// Takes out a session with a timer that is due at `now`.
-    pub fn pop_timer(&mut self, now: Timestamp) -> Option<SessionId> {
-        let &(_, id) = self.timers.first().filter(|&&(at, _)| at <= now)?;
-        self.remove(id);
-        Some(id)
+    pub fn pop_timer(&mut self, now: Timestamp) -> Option<Seat> {
+        let (_, seat) = self.lanes[TIMERS].first().filter(|&(at, _)| at <= now)?;
+        self.remove(seat);
+        Some(seat)
     }
 
     /// Takes out the session that is to be polled first at `now`, with when and for what it was
     /// due.
-    pub fn pop_poll(&mut self, now: Timestamp) -> Option<(SessionId, Timestamp, Urgency)> {
+    pub fn pop_poll(&mut self, now: Timestamp) -> Option<(Seat, Timestamp, Urgency)> {
         let mut due = Urgency::ALL.into_iter().filter_map(|urgency| {
-            let &(at, id) = self.polls[urgency as usize].first()?;
-            (at <= now).then_some((at, id, urgency))
+            let (at, seat) = self.lanes[urgency as usize].first()?;
+            (at <= now).then_some((at, seat, urgency))
         });
         let fair = self.taken % Self::FAIR_SHARE == Self::FAIR_SHARE - 1;
-        let (at, id, urgency) = if fair { due.min() } else { due.next() }?;
+        let (at, seat, urgency) = if fair { due.min() } else { due.next() }?;
         self.taken += 1;
-        self.remove(id);
-        Some((id, at, urgency))
+        self.remove(seat);
+        Some((seat, at, urgency))
     }
 
     /// Takes back that the last session popped for a poll was polled: it is to be put in again,
@@ -100,13 +125,13 @@ impl DueQueue {
     /// When the next timer runs out; may lie in the past.
     #[must_use]
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.timers.first().map(|&(at, _)| at)
+        self.lanes[TIMERS].first().map(|(at, _)| at)
     }
 
     /// When the next poll falls due; may lie in the past.
     #[must_use]
     pub fn next_poll(&self) -> Option<Timestamp> {
-        self.polls.iter().filter_map(|lane| lane.first()).map(|&(at, _)| at).min()
+        self.lanes[..TIMERS].iter().filter_map(Heap::first).map(|(at, _)| at).min()
     }
 
     /// How many polls were due by the last whole second.
@@ -116,24 +141,42 @@ impl DueQueue {
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.wakes.len()
+    pub const fn len(&self) -> usize {
+        self.len
     }
 
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.wakes.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
     }
+
+    fn place(&self, lane: usize, seat: Seat) -> Option<usize> {
+        let place = self.places.get(seat.0 as usize)?[lane];
+        (place != NOWHERE).then_some(place as usize)
+    }
+
+    fn insert(&mut self, lane: usize, at: Timestamp, seat: Seat) {
+        let places = &mut self.places;
+        self.lanes[lane].insert(at, seat, |seat, place| put(places, lane, seat, place));
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a lane holds no more than there are seats")]
+fn put(places: &mut [Places], lane: usize, seat: Seat, place: usize) {
+    places[seat.0 as usize][lane] = place as u32;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
 
-    fn id(n: u8) -> SessionId {
-        SessionId::from_bytes([n; 16])
+    fn id(n: u8) -> Seat {
+        Seat(n.into())
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -144,8 +187,8 @@ mod tests {
         Wake { timer: at(1_000), poll: Some((at(seconds), urgency)), last_chance: None }
     }
 
-    fn drain(queue: &mut DueQueue, now: Timestamp) -> Vec<u8> {
-        std::iter::from_fn(|| queue.pop_poll(now)).map(|(id, ..)| id.as_bytes()[0]).collect()
+    fn drain(queue: &mut DueQueue, now: Timestamp) -> Vec<u32> {
+        std::iter::from_fn(|| queue.pop_poll(now)).map(|(seat, ..)| seat.0).collect()
     }
 
     #[test]
@@ -216,5 +259,91 @@ mod tests {
             queue.pop_poll(now).is_some_and(|(popped, ..)| popped == id(ahead))
         });
         assert!(popped_at.is_some(), "not within {bound} polls");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Set(u32, Wake),
+        Remove(u32),
+        PopTimer(i64),
+        PopPoll(i64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let moment = || (0..30_i64).prop_map(at);
+        let urgency = prop::sample::select(Urgency::ALL.to_vec());
+        let wake = (moment(), prop::option::of((moment(), urgency)), prop::option::of(moment()))
+            .prop_map(|(timer, poll, last_chance)| {
+                let is_final = poll.is_none_or(|(_, urgency)| urgency == Urgency::Final);
+                Wake { timer, poll, last_chance: last_chance.filter(|_| !is_final) }
+            });
+        let step = prop_oneof![
+            4 => (0..40_u32, wake).prop_map(|(seat, wake)| Step::Set(seat, wake)),
+            1 => (0..40_u32).prop_map(Step::Remove),
+            1 => (0..30_i64).prop_map(Step::PopTimer),
+            2 => (0..30_i64).prop_map(Step::PopPoll),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    /// Who is to be polled first of these, by looking at each.
+    fn first(wakes: &BTreeMap<u32, Wake>, now: Timestamp, fair: bool) -> Option<(u32, Timestamp)> {
+        let places = wakes.iter().flat_map(|(&seat, wake)| {
+            let last_chance = wake.last_chance.map(|at| (at, Urgency::Final));
+            let places = wake.poll.into_iter().chain(last_chance);
+            places.map(move |(at, urgency)| (urgency, at, seat))
+        });
+        let due = places.filter(|&(_, at, _)| at <= now);
+        let first = if fair {
+            due.min_by_key(|&(urgency, at, seat)| (at, seat, urgency))
+        } else {
+            due.min()
+        };
+        first.map(|(_, at, seat)| (seat, at))
+    }
+
+    proptest! {
+        /// Whatever is put in and taken out, it answers as a search through everything would.
+        #[test]
+        fn it_is_what_a_search_through_everything_finds(steps in steps()) {
+            let mut queue = DueQueue::default();
+            let mut wakes: BTreeMap<u32, Wake> = BTreeMap::new();
+            let mut taken = 0;
+            for step in steps {
+                match step {
+                    Step::Set(seat, wake) => {
+                        queue.set(Seat(seat), wake);
+                        wakes.insert(seat, wake);
+                    }
+                    Step::Remove(seat) => {
+                        queue.remove(Seat(seat));
+                        wakes.remove(&seat);
+                    }
+                    Step::PopTimer(seconds) => {
+                        let due = wakes.iter().map(|(&seat, wake)| (wake.timer, seat));
+                        let due = due.filter(|&(timer, _)| timer <= at(seconds)).min();
+                        let popped = queue.pop_timer(at(seconds));
+                        prop_assert_eq!(popped, due.map(|(_, seat)| Seat(seat)));
+                        wakes.retain(|&seat, _| Some(Seat(seat)) != popped);
+                    }
+                    Step::PopPoll(seconds) => {
+                        let fair = taken % DueQueue::FAIR_SHARE == DueQueue::FAIR_SHARE - 1;
+                        let found = first(&wakes, at(seconds), fair);
+                        let popped = queue.pop_poll(at(seconds));
+                        prop_assert_eq!(popped.map(|(seat, at, _)| (seat.0, at)), found);
+                        taken += u64::from(popped.is_some());
+                        wakes.retain(|&seat, _| found.is_none_or(|(other, _)| other != seat));
+                    }
+                }
+                prop_assert_eq!(queue.len(), wakes.len());
+                prop_assert_eq!(queue.next_timer(), wakes.values().map(|wake| wake.timer).min());
+                let polls = wakes.values().filter_map(|wake| wake.poll);
+                prop_assert_eq!(queue.overdue(at(15)), polls.filter(|(due, _)| *due <= at(15)).count());
+                let places = wakes.values().flat_map(|wake| {
+                    wake.poll.map(|(at, _)| at).into_iter().chain(wake.last_chance)
+                });
+                prop_assert_eq!(queue.next_poll(), places.min());
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! steady: nothing is written for it.
 
 mod decision;
+mod packed;
 mod timing;
 
 use std::time::Duration;
@@ -25,8 +26,10 @@ use super::schedule::{Urgency, jittered};
 use super::time::Timestamp;
 use decision::{Blame, Decision, Verdict};
 
+pub use packed::Packed;
+
 /// What a session file says of one session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     pub session_id: SessionId,
     pub labels: Labels,
@@ -402,11 +405,22 @@ impl Session {
 
     #[must_use]
     pub fn phase(&self, now: Timestamp) -> Phase {
-        match self.life.ended {
-            Some((reason, _)) => Phase::Ended(reason),
-            None if self.life.told.failing => Phase::Failing,
-            None if !self.life.observed => Phase::Pending,
-            None if self.is_active(now) => Phase::Active,
+        let Life { ended, told, observed, .. } = &self.life;
+        let reason = ended.map(|(reason, _)| reason);
+        Self::phase_of(reason, told.failing, *observed, self.is_active(now))
+    }
+
+    const fn phase_of(
+        ended: Option<EndReason>,
+        failing: bool,
+        observed: bool,
+        active: bool,
+    ) -> Phase {
+        match ended {
+            Some(reason) => Phase::Ended(reason),
+            None if failing => Phase::Failing,
+            None if !observed => Phase::Pending,
+            None if active => Phase::Active,
             None => Phase::Quiet,
         }
     }

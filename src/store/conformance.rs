@@ -609,7 +609,7 @@ async fn found<H: Home>(w: &World<H>, filter: &SessionFilter) -> Vec<SessionId> 
 }
 
 async fn sessions_are_found_by_phase_label_and_text<H: Home>(w: World<H>) {
-    w.store.track(vec![labelled(3, "B-1"), labelled(1, "a-17"), labelled(2, "A-1")]).await.unwrap();
+    w.store.track(vec![labelled(1, "a-17"), labelled(3, "B-1"), labelled(2, "A-1")]).await.unwrap();
     assert_eq!(w.poll(answer("REQUIRED")).await, id(1));
     w.untrack(2).await;
     let all = SessionFilter::default();

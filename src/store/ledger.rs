@@ -151,19 +151,18 @@ impl<J: Journal> Ledger<J> {
 
     /// Moves everything with the wall clock, in the instant in which the clock takes its step.
     async fn take_step(&self) -> Result<(), StoreError> {
-        let place = self.journal.place().await?;
         let policy = self.policy();
-        let receipt = {
+        {
             let mut registry = self.registry();
             let Some(step) = self.clock.take_step() else { return Ok(()) };
             tracing::warn!(
                 seconds = step.as_seconds(),
                 "the wall clock was set; due times move with it"
             );
-            self.journal.write(place, Write::Decisions(registry.step(step, self.now(), &policy)))
-        };
+            registry.step(step, self.now(), &policy);
+        }
         self.changed.notify_waiters();
-        receipt.durable().await.map(|_| ())
+        self.checkpoint().await
     }
 
     fn repace(&self) {
@@ -197,7 +196,6 @@ impl<J: Journal> Ledger<J> {
     }
 }
 
-/// Waits for the last write of several; the ones before it are durable by then.
 async fn durable(receipt: Option<Receipt>) -> Result<(), StoreError> {
     match receipt {
         Some(receipt) => receipt.durable().await.map(|_| ()),
@@ -228,7 +226,7 @@ impl<J: Journal> Gauges for Ledger<J> {
 impl<J: Journal> Store for Ledger<J> {
     async fn track(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let _membership = self.membership.lock().await;
-        let mut last = None;
+        // One batch after the other: all at once would be many times what is kept in memory.
         for entries in entries.chunks(BATCH) {
             let unknown = self.registry().unknown(entries);
             let forgotten = if unknown.is_empty() {
@@ -239,19 +237,18 @@ impl<J: Journal> Store for Ledger<J> {
             let track = |registry: &mut Registry, now, policy: &_| {
                 registry.track(entries, &forgotten, now, policy)
             };
-            last = self.decide(track).await?.or(last);
+            durable(self.decide(track).await?).await?;
         }
-        durable(last).await
+        Ok(())
     }
 
     async fn untrack(&self, ids: Vec<SessionId>) -> Result<(), StoreError> {
-        let mut last = None;
         for ids in ids.chunks(BATCH) {
             let untrack =
                 |registry: &mut Registry, now, policy: &_| registry.untrack(ids, now, policy);
-            last = self.decide(untrack).await?.or(last);
+            durable(self.decide(untrack).await?).await?;
         }
-        durable(last).await
+        Ok(())
     }
 
     async fn next_due(&self) -> Result<Lease, StoreError> {
@@ -413,22 +410,18 @@ impl<J: Journal> Store for Ledger<J> {
         let mut page = SessionPage::default();
         let mut after = query.after;
         loop {
-            let sessions = self.registry().behind(after, portion);
-            after = sessions.last().map(|session| session.id());
-            let is_last = sessions.len() < portion;
-            for session in sessions {
-                if !filter.passes(&session, now) {
-                    continue;
-                }
+            let (found, last) = self.registry().search(after, portion, &filter, now);
+            for session in found {
                 if page.sessions.len() == query.limit {
                     page.next = page.sessions.last().map(|session| session.id());
                     return Ok(page);
                 }
                 page.sessions.push(session);
             }
-            if is_last {
+            if last.is_none() {
                 return Ok(page);
             }
+            after = last;
             tokio::task::yield_now().await;
         }
     }
@@ -442,14 +435,17 @@ impl<J: Journal> Store for Ledger<J> {
     }
 
     async fn checkpoint(&self) -> Result<(), StoreError> {
-        let mut last = None;
-        loop {
-            let unsaved = |registry: &mut Registry, _, _: &_| registry.take_unsaved(BATCH);
-            match self.decide(unsaved).await? {
-                None => return durable(last).await,
-                some => last = some,
-            }
+        let mut from = Some(SessionId::FIRST);
+        while let Some(next) = from.take() {
+            let unsaved = |registry: &mut Registry, _, _: &_| {
+                let (unsaved, rest) = registry.take_unsaved(next, BATCH);
+                from = rest;
+                unsaved
+            };
+            // As when they are tracked.
+            durable(self.decide(unsaved).await?).await?;
         }
+        Ok(())
     }
 
     async fn purge(&self, retention: Duration, sinks: &[&str]) -> Result<(), StoreError> {

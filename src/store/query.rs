@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::{EventKind, PhaseName, Record, Session, SessionId, Timestamp};
+use crate::domain::{EventKind, Packed, PhaseName, Record, Session, SessionId, Timestamp};
 
 /// Which sessions to find, in order of id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +51,13 @@ pub(super) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    pub(super) fn passes(&self, session: &Session, now: Timestamp) -> bool {
-        let labels = &session.entry().labels;
-        self.filter.phase.is_none_or(|phase| session.phase(now).name() == phase)
-            && self.filter.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+    pub(super) fn passes(&self, id: SessionId, session: &Packed, now: Timestamp) -> bool {
+        self.filter.phase.is_none_or(|phase| session.phase(now) == phase)
+            && self.filter.labels.iter().all(|(name, value)| {
+                session.labels().any(|(known, has)| known == name && has == value)
+            })
             && self.text.as_deref().is_none_or(|text| {
-                session.id().starts_with(text)
-                    || labels.iter().any(|(_, value)| contains(value, text))
+                id.starts_with(text) || session.labels().any(|(_, value)| contains(value, text))
             })
     }
 }

@@ -4,21 +4,31 @@
 //! decisions that are to be journaled. The caller holds one lock over both, which makes the
 //! journal's order the registry's. A leased session stands in no queue, so it is never in
 //! flight twice, and its deadline waits for the answer that is on its way.
+//!
+//! Sessions are packed, since there may be a million, and unpacked for whoever asks.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
+use slab::Slab;
+
 use super::journal::Decision;
+use super::query::Prepared;
 use super::{Lease, StoreError};
 use crate::domain::{
-    Census, DueQueue, Entry, Policy, Session, SessionId, Step, Tally, Timestamp, Transition,
+    Census, DueQueue, Entry, Packed, Policy, Seat, Session, SessionId, Step, Tally, Timestamp,
+    Transition,
 };
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    /// In order, so that they can be looked through in portions.
-    slots: BTreeMap<SessionId, Slot>,
+    /// By seat.
+    slots: Slab<Slot>,
+    /// The seats in order of the sessions' ids, so that sessions are found, and can be looked
+    /// through in portions.
+    order: Vec<Seat>,
+    /// Those that have yet to be put in order: many at once cost little more than one.
+    fresh: BTreeMap<SessionId, Seat>,
     queue: DueQueue,
     tally: Tally,
     /// How many are leased.
@@ -26,27 +36,42 @@ pub(super) struct Registry {
     /// The latest revision given; one count for all sessions, so that no two values of a
     /// session share one even when it was forgotten between them.
     revision: u64,
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    session: Arc<Session>,
+    id: SessionId,
+    session: Packed,
     revision: u64,
     leased: bool,
-    /// Whether the schedule is another than the journal's.
+    /// Whether the session is another than the journal's.
     unsaved: bool,
+}
+
+impl Slot {
+    fn session(&self) -> Session {
+        self.session.unpack(self.id)
+    }
 }
 
 impl Registry {
     /// Takes in a session that the journal holds; `unsaved` if its schedule has moved since.
-    pub(super) fn load(&mut self, session: Session, unsaved: bool, policy: &Policy) {
-        self.put(Arc::new(session), unsaved, policy);
+    pub(super) fn load(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
+        self.insert(session, unsaved, policy);
+        // In order of id as a rule, and then there is nothing to be sorted.
+        let last = self.order.last().map(|&seat| self.slot(seat).id);
+        if self.fresh.len() >= Self::SORTED_AT_ONCE || last < Some(session.id()) {
+            self.sort();
+        }
     }
+
+    const SORTED_AT_ONCE: usize = 10_000;
 
     /// Those of the entries' sessions whose last `session_sequence` only the journal can know.
     pub(super) fn unknown(&self, entries: &[Entry]) -> Vec<SessionId> {
         let ids = entries.iter().map(|entry| entry.session_id);
-        ids.filter(|id| !self.slots.contains_key(id)).collect()
+        ids.filter(|&id| self.find(id).is_none()).collect()
     }
 
     /// `last` holds the last `session_sequence` of unknown sessions that had an earlier life.
@@ -59,17 +84,22 @@ impl Registry {
     ) -> Vec<Decision> {
         let mut decisions = Vec::new();
         for entry in entries {
-            let id = entry.session_id;
-            let transition = match self.slots.get(&id).map(|slot| &slot.session) {
-                Some(session) if session.is_listed() => session.amend(entry.clone(), now, policy),
-                Some(ended) => Some(Session::track(entry.clone(), ended.sequence(), now, policy)),
-                None => {
-                    let last = last.get(&id).copied().unwrap_or(0);
-                    Some(Session::track(entry.clone(), last, now, policy))
-                }
+            let Some((seat, session)) = self.at(entry.session_id) else {
+                let last = last.get(&entry.session_id).copied().unwrap_or(0);
+                let Transition { session, events, .. } =
+                    Session::track(entry.clone(), last, now, policy);
+                self.insert(&session, false, policy);
+                decisions.push(Decision { session: Arc::new(session), events });
+                continue;
             };
-            decisions.extend(transition.and_then(|transition| self.apply(transition, policy)));
+            let transition = if session.is_listed() {
+                session.amend(entry.clone(), now, policy)
+            } else {
+                Some(Session::track(entry.clone(), session.sequence(), now, policy))
+            };
+            decisions.extend(transition.and_then(|it| self.apply(seat, &session, it, policy)));
         }
+        self.sort();
         decisions
     }
 
@@ -80,9 +110,10 @@ impl Registry {
         policy: &Policy,
     ) -> Vec<Decision> {
         let mut decisions = Vec::new();
-        for id in ids {
-            let transition = self.slots.get(id).and_then(|slot| slot.session.untrack(now));
-            decisions.extend(transition.and_then(|transition| self.apply(transition, policy)));
+        for &id in ids {
+            let Some((seat, session)) = self.at(id) else { continue };
+            let transition = session.untrack(now);
+            decisions.extend(transition.and_then(|it| self.apply(seat, &session, it, policy)));
         }
         decisions
     }
@@ -100,10 +131,11 @@ impl Registry {
     ) -> Vec<Decision> {
         let mut decisions = Vec::new();
         while decisions.len() < limit
-            && let Some(id) = self.queue.pop_timer(now)
+            && let Some(seat) = self.queue.pop_timer(now)
         {
-            let transition = self.slots.get(&id).map(|slot| slot.session.elapse(now, policy));
-            decisions.extend(transition.and_then(|transition| self.apply(transition, policy)));
+            let session = self.slot(seat).session();
+            let transition = session.elapse(now, policy);
+            decisions.extend(self.apply(seat, &session, transition, policy));
         }
         decisions
     }
@@ -112,34 +144,33 @@ impl Registry {
         self.queue.next_timer()
     }
 
-    /// Moves every session with the wall clock. Polls under way were begun by the old time, so
-    /// what they will have decided is stale.
-    pub(super) fn step(&mut self, step: Step, now: Timestamp, policy: &Policy) -> Vec<Decision> {
-        let mut decisions = Vec::new();
-        for session in self.live_sessions() {
-            let session = Arc::new(session.stepped(step, now, policy));
-            self.put(Arc::clone(&session), false, policy);
-            decisions.push(Decision { session, events: Vec::new() });
+    /// Moves every session with the wall clock; all are to be saved then. Polls under way were
+    /// begun by the old time, so what they will have decided is stale.
+    pub(super) fn step(&mut self, step: Step, now: Timestamp, policy: &Policy) {
+        for seat in self.live_seats() {
+            let session = self.slot(seat).session();
+            self.replace(seat, &session, &session.stepped(step, now, policy), true, policy);
         }
-        decisions
     }
 
     /// Plans sessions anew that are not being polled: those that `plan` says it has changed.
     pub(super) fn replan(&mut self, policy: &Policy, mut plan: impl FnMut(&mut Session) -> bool) {
-        for session in self.live_sessions() {
-            if self.slots.get(&session.id()).is_some_and(|slot| slot.leased) {
+        for seat in self.live_seats() {
+            if self.slot(seat).leased {
                 continue;
             }
-            let mut planned = Session::clone(&session);
+            let session = self.slot(seat).session();
+            let mut planned = session.clone();
             if plan(&mut planned) {
-                self.put(Arc::new(planned), true, policy);
+                self.replace(seat, &session, &planned, true, policy);
             }
         }
     }
 
-    fn live_sessions(&self) -> Vec<Arc<Session>> {
-        let live = self.slots.values().filter(|slot| slot.session.ended().is_none());
-        live.map(|slot| Arc::clone(&slot.session)).collect()
+    /// In order of id.
+    fn live_seats(&self) -> Vec<Seat> {
+        let seats = self.order.iter().copied();
+        seats.filter(|&seat| self.slot(seat).session.ended().is_none()).collect()
     }
 
     /// How many sessions there are to be polled.
@@ -153,12 +184,11 @@ impl Registry {
     }
 
     pub(super) fn lease(&mut self, now: Timestamp) -> Option<Lease> {
-        let (id, due_at, urgency) = self.queue.pop_poll(now)?;
-        let slot = self.slots.get_mut(&id)?;
+        let (seat, due_at, urgency) = self.queue.pop_poll(now)?;
+        let slot = &mut self.slots[seat.0 as usize];
         slot.leased = true;
         self.leased += 1;
-        let session = Session::clone(&slot.session);
-        Some(Lease { session, urgency, due_at, revision: slot.revision })
+        Some(Lease { session: slot.session(), urgency, due_at, revision: slot.revision })
     }
 
     /// When the next poll falls due; may lie in the past.
@@ -174,40 +204,51 @@ impl Registry {
         policy: &Policy,
     ) -> Result<Option<Decision>, StoreError> {
         let id = lease.session.id();
-        let revision = self.take_back(id);
-        if revision == Some(lease.revision) {
-            return Ok(self.apply(transition, policy));
+        let Some(seat) = self.take_back(id) else { return Err(StoreError::Stale(id)) };
+        if self.slot(seat).revision == lease.revision {
+            return Ok(self.apply(seat, &lease.session, transition, policy));
         }
-        self.enqueue(id, policy);
+        self.enqueue(seat, &self.slot(seat).session(), policy);
         Err(StoreError::Stale(id))
     }
 
     pub(super) fn release(&mut self, lease: &Lease, policy: &Policy) {
-        let id = lease.session.id();
-        if self.take_back(id).is_some() {
+        if let Some(seat) = self.take_back(lease.session.id()) {
             self.queue.not_polled();
-            self.enqueue(id, policy);
+            self.enqueue(seat, &self.slot(seat).session(), policy);
         }
     }
 
-    /// Ends the lease; returns the session's revision.
-    fn take_back(&mut self, id: SessionId) -> Option<u64> {
-        let slot = self.slots.get_mut(&id)?;
-        if std::mem::take(&mut slot.leased) {
+    /// Ends the lease; returns where the session is, if it has not been forgotten.
+    fn take_back(&mut self, id: SessionId) -> Option<Seat> {
+        let seat = self.find(id)?;
+        if std::mem::take(&mut self.slots[seat.0 as usize].leased) {
             self.leased -= 1;
         }
-        Some(slot.revision)
+        Some(seat)
     }
 
-    /// At most `limit` sessions whose schedule is to be saved; taken for saved from here on.
-    pub(super) fn take_unsaved(&mut self, limit: usize) -> Vec<Decision> {
-        let unsaved = self.slots.values_mut().filter(|slot| slot.unsaved).take(limit);
-        unsaved
-            .map(|slot| {
-                slot.unsaved = false;
-                Decision { session: Arc::clone(&slot.session), events: Vec::new() }
-            })
-            .collect()
+    /// At most `limit` sessions that are to be saved, and taken for saved from here on; with whom
+    /// to go on, unless those are all. Whoever needs to be saved only meanwhile is left out.
+    pub(super) fn take_unsaved(
+        &mut self,
+        from: SessionId,
+        limit: usize,
+    ) -> (Vec<Decision>, Option<SessionId>) {
+        let from = self.order.partition_point(|&seat| self.slot(seat).id < from);
+        let mut unsaved = Vec::new();
+        for &Seat(seat) in &self.order[from..] {
+            let slot = &mut self.slots[seat as usize];
+            if !slot.unsaved {
+                continue;
+            }
+            if unsaved.len() == limit {
+                return (unsaved, Some(slot.id));
+            }
+            slot.unsaved = false;
+            unsaved.push(Decision { session: Arc::new(slot.session()), events: Vec::new() });
+        }
+        (unsaved, None)
     }
 
     /// At most `limit` sessions that ended before `before` and that nobody holds on to.
@@ -216,67 +257,134 @@ impl Registry {
             let over = slot.session.ended().is_some_and(|(_, at)| at < before);
             over && !slot.session.is_listed() && !slot.leased
         };
-        let sessions = self.slots.values().filter(forgettable).take(limit);
-        sessions.map(|slot| Arc::clone(&slot.session)).collect()
+        let slots = self.order.iter().map(|&seat| self.slot(seat));
+        slots.filter(forgettable).take(limit).map(|slot| Arc::new(slot.session())).collect()
     }
 
     pub(super) fn forget(&mut self, sessions: &[Arc<Session>]) {
         for session in sessions {
-            if let Some(slot) = self.slots.remove(&session.id()) {
-                self.tally.remove(&slot.session);
+            if let Some(seat) = self.find(session.id()) {
+                self.tally.remove(&self.slot(seat).session());
+                self.queue.remove(seat);
+                self.slots.remove(seat.0 as usize);
             }
         }
+        self.order.retain(|seat| self.slots.contains(seat.0 as usize));
     }
 
     pub(super) fn listed(&self) -> Vec<SessionId> {
-        let listed = self.slots.iter().filter(|(_, slot)| slot.session.is_listed());
-        listed.map(|(&id, _)| id).collect()
+        let slots = self.order.iter().map(|&seat| self.slot(seat));
+        slots.filter(|slot| slot.session.is_listed()).map(|slot| slot.id).collect()
     }
 
     /// In order of id.
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
-        self.slots.values().map(|slot| Arc::clone(&slot.session)).collect()
+        self.order.iter().map(|&seat| Arc::new(self.slot(seat).session())).collect()
     }
 
-    /// The first `limit` sessions behind that one, in order of id.
-    pub(super) fn behind(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let slots = self.slots.range((from, Bound::Unbounded)).take(limit);
-        slots.map(|(_, slot)| Arc::clone(&slot.session)).collect()
+    /// Looks at the first `portion` sessions behind that one, in order of id: those of them that
+    /// pass the filter, and which was the last, unless there are none behind it.
+    pub(super) fn search(
+        &self,
+        after: Option<SessionId>,
+        portion: usize,
+        filter: &Prepared<'_>,
+        now: Timestamp,
+    ) -> (Vec<Arc<Session>>, Option<SessionId>) {
+        let from = self.order.partition_point(|&seat| Some(self.slot(seat).id) <= after);
+        let behind = &self.order[from..];
+        let looked_at = &behind[..behind.len().min(portion)];
+        let slots = looked_at.iter().map(|&seat| self.slot(seat));
+        let found = slots.filter(|slot| filter.passes(slot.id, &slot.session, now));
+        let last = looked_at.last().filter(|_| looked_at.len() == portion);
+        let last = last.map(|&seat| self.slot(seat).id);
+        (found.map(|slot| Arc::new(slot.session())).collect(), last)
     }
 
     pub(super) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
-        self.slots.get(&id).map(|slot| Arc::clone(&slot.session))
+        self.at(id).map(|(_, session)| Arc::new(session))
     }
 
-    fn apply(&mut self, transition: Transition, policy: &Policy) -> Option<Decision> {
-        let Transition { session, events, steady } = transition;
-        let session = Arc::new(session);
-        self.put(Arc::clone(&session), steady, policy);
-        (!steady).then_some(Decision { session, events })
+    fn slot(&self, seat: Seat) -> &Slot {
+        &self.slots[seat.0 as usize]
     }
 
-    fn put(&mut self, session: Arc<Session>, unsaved: bool, policy: &Policy) {
-        let id = session.id();
-        self.revision += 1;
-        let revision = self.revision;
-        let before = self.slots.get(&id);
-        let leased = before.is_some_and(|slot| slot.leased);
-        if let Some(before) = before {
-            self.tally.remove(&before.session);
+    fn find(&self, id: SessionId) -> Option<Seat> {
+        let found = self.order.binary_search_by(|&seat| self.slot(seat).id.cmp(&id));
+        found.ok().map(|place| self.order[place]).or_else(|| self.fresh.get(&id).copied())
+    }
+
+    fn at(&self, id: SessionId) -> Option<(Seat, Session)> {
+        self.find(id).map(|seat| (seat, self.slot(seat).session()))
+    }
+
+    /// Puts the fresh ones in order, the last first, so that each piece between two of them moves
+    /// once.
+    fn sort(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        let mut end = self.order.len();
+        self.order.resize(end + fresh.len(), Seat(0));
+        for (left, (id, seat)) in (0..fresh.len()).zip(&fresh).rev() {
+            let at = self.order[..end].partition_point(|&other| self.slot(other).id < *id);
+            self.order.copy_within(at..end, at + left + 1);
+            self.order[at + left] = *seat;
+            end = at;
         }
-        self.tally.add(&session);
-        self.slots.insert(id, Slot { session, revision, leased, unsaved });
-        self.enqueue(id, policy);
+    }
+
+    fn apply(
+        &mut self,
+        seat: Seat,
+        before: &Session,
+        transition: Transition,
+        policy: &Policy,
+    ) -> Option<Decision> {
+        let Transition { session, events, steady } = transition;
+        self.replace(seat, before, &session, steady, policy);
+        (!steady).then(|| Decision { session: Arc::new(session), events })
+    }
+
+    fn insert(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
+        let (id, revision) = (session.id(), self.next_revision());
+        let packed = Packed::of(session);
+        let slot = Slot { id, session: packed, revision, leased: false, unsaved };
+        // Memory for more sessions than that would be needed, a hundred bytes for each.
+        let seat = u32::try_from(self.slots.insert(slot)).map(Seat).expect("four billion sessions");
+        self.fresh.insert(id, seat);
+        self.tally.add(session);
+        self.enqueue(seat, session, policy);
+    }
+
+    /// Puts `after` in the place of `before`.
+    fn replace(
+        &mut self,
+        seat: Seat,
+        before: &Session,
+        after: &Session,
+        unsaved: bool,
+        policy: &Policy,
+    ) {
+        let revision = self.next_revision();
+        let slot = &mut self.slots[seat.0 as usize];
+        slot.session.replace(after, &mut self.scratch);
+        slot.revision = revision;
+        slot.unsaved = unsaved;
+        self.tally.remove(before);
+        self.tally.add(after);
+        self.enqueue(seat, after, policy);
+    }
+
+    const fn next_revision(&mut self) -> u64 {
+        self.revision += 1;
+        self.revision
     }
 
     /// Queues the session for when it wants attention. Nothing puts the poll of a session in
     /// flight off, so one that comes back without an answer is due at once.
-    fn enqueue(&mut self, id: SessionId, policy: &Policy) {
-        let idle = self.slots.get(&id).filter(|slot| !slot.leased);
-        match idle.and_then(|slot| slot.session.wake(policy)) {
-            Some(wake) => self.queue.set(id, wake),
-            None => self.queue.remove(id),
+    fn enqueue(&mut self, seat: Seat, session: &Session, policy: &Policy) {
+        match session.wake(policy).filter(|_| !self.slot(seat).leased) {
+            Some(wake) => self.queue.set(seat, wake),
+            None => self.queue.remove(seat),
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use ibvwatch::clock::{Clock, SteadyClock};
 use ibvwatch::config::Limits;
 use ibvwatch::domain::{
-    Admission, Admitted, Answer, Cause, DueQueue, Gate, Now, Observation, Policy, Session, Step,
-    Timestamp, Transition, Turn, Urgency,
+    Admission, Admitted, Answer, Cause, DueQueue, Gate, Now, Observation, Policy, Seat, Session,
+    Step, Timestamp, Transition, Turn, Urgency,
 };
 use ibvwatch::limiter::Bucket;
 use rand::SeedableRng;
@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use super::clock::{At, SECOND, Virtual, millis};
 use super::laws::{Laws, Poll};
 use super::script::{Happening, Script};
-use super::world::{SESSIONS, World, number};
+use super::world::{SESSIONS, World};
 
 pub(crate) struct Daemon {
     virt: Virtual,
@@ -191,8 +191,8 @@ impl Daemon {
     }
 
     fn elapse(&mut self) {
-        while let Some(id) = self.queue.pop_timer(self.now().wall) {
-            let n = number(id);
+        while let Some(Seat(n)) = self.queue.pop_timer(self.now().wall) {
+            let n = n as usize;
             let session = &self.slot(n).session;
             let transition = session.elapse(self.now().wall, &self.policy);
             self.apply(n, transition);
@@ -245,8 +245,8 @@ impl Daemon {
             if matches!(self.admission.gate(now), Gate::Closed(_)) {
                 return;
             }
-            let Some((id, due_at, urgency)) = self.queue.pop_poll(now.wall) else { return };
-            let n = number(id);
+            let Some((Seat(n), due_at, urgency)) = self.queue.pop_poll(now.wall) else { return };
+            let n = n as usize;
             let give_back = |daemon: &mut Self| {
                 daemon.queue.not_polled();
                 daemon.enqueue(n);
@@ -416,11 +416,11 @@ impl Daemon {
 
     fn enqueue(&mut self, n: usize) {
         let Some(slot) = &self.slots[n] else { return };
-        let id = slot.session.id();
+        let seat = Seat(u32::try_from(n).expect("a few sessions"));
         let idle = slot.flight.is_none();
         match idle.then(|| slot.session.wake(&self.policy)).flatten() {
-            Some(wake) => self.queue.set(id, wake),
-            None => self.queue.remove(id),
+            Some(wake) => self.queue.set(seat, wake),
+            None => self.queue.remove(seat),
         }
     }
 

@@ -6,6 +6,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use super::List as AnyList;
 use super::{DEEPEST, Fault, Node, Value};
 
 pub(super) fn parse(text: &str) -> Result<Node<'_>, Fault> {
@@ -27,17 +28,30 @@ fn node<'a>(raw: &'a RawValue, text: &'a str, depth: usize) -> Result<Node<'a>, 
                 .map(|(name, raw)| Ok((Cow::Owned(name), node(raw, text, depth - 1)?)))
                 .collect::<Result<_, Fault>>()?,
         ),
-        Some(b'[') => Value::List(
-            read::<Vec<&'a RawValue>>(raw, at)?
-                .into_iter()
-                .map(|raw| node(raw, text, depth - 1))
-                .collect::<Result<_, Fault>>()?,
-        ),
+        Some(b'[') => {
+            let elements = read::<Vec<&'a RawValue>>(raw, at)?;
+            Value::List(AnyList::Json(List { elements, text, depth: depth - 1 }))
+        }
         Some(b'n') => Value::Null,
         Some(b't' | b'f') => Value::Other("a truth value"),
         _ => Value::Other("a number"),
     };
     Ok(Node { at, value })
+}
+
+/// A list whose elements are known to be JSON, and no more of them.
+#[derive(Debug)]
+pub(in super::super) struct List<'a> {
+    elements: Vec<&'a RawValue>,
+    text: &'a str,
+    depth: usize,
+}
+
+impl<'a> List<'a> {
+    pub(super) fn each(self) -> impl Iterator<Item = Result<Node<'a>, Fault>> {
+        let Self { elements, text, depth } = self;
+        elements.into_iter().map(move |raw| node(raw, text, depth))
+    }
 }
 
 fn read<'a, T: Deserialize<'a>>(text: &'a str, at: usize) -> Result<T, Fault> {

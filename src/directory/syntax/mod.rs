@@ -49,7 +49,7 @@ pub(super) enum Value<'a> {
     Moment(Datetime),
     /// In the order of the file, duplicate keys included.
     Table(Vec<(Cow<'a, str>, Node<'a>)>),
-    List(Vec<Node<'a>>),
+    List(List<'a>),
     /// What no session file has a place for; the text names its kind.
     Other(&'static str),
 }
@@ -64,6 +64,24 @@ impl Value<'_> {
             Self::List(_) => "a list",
             Self::Other(kind) => kind,
         }
+    }
+}
+
+/// The elements of a list. Those of a JSON file are read one after the other, since all together
+/// take thirty times as much memory as the text does.
+#[derive(Debug)]
+pub(super) enum List<'a> {
+    Read(Vec<Node<'a>>),
+    Json(json::List<'a>),
+}
+
+impl<'a> List<'a> {
+    pub(super) fn each(self) -> impl Iterator<Item = Result<Node<'a>, Fault>> {
+        let (read, json) = match self {
+            Self::Read(nodes) => (nodes, None),
+            Self::Json(list) => (Vec::new(), Some(list)),
+        };
+        read.into_iter().map(Ok).chain(json.into_iter().flat_map(json::List::each))
     }
 }
 

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue};
 
-use super::{DEEPEST, Fault, Node, Value};
+use super::{DEEPEST, Fault, List, Node, Value};
 
 pub(super) fn parse(text: &str) -> Result<Node<'_>, Fault> {
     let table = DeTable::parse(text).map_err(|error| Fault {
@@ -29,7 +29,8 @@ fn node(spanned: Spanned<DeValue<'_>>, depth: usize) -> Node<'_> {
         DeValue::Boolean(_) => Value::Other("a truth value"),
         DeValue::Array(_) | DeValue::Table(_) if depth == 0 => Value::Other("a nested value"),
         DeValue::Array(values) => {
-            Value::List(values.into_iter().map(|value| node(value, depth - 1)).collect())
+            let nodes = values.into_iter().map(|value| node(value, depth - 1)).collect();
+            Value::List(List::Read(nodes))
         }
         DeValue::Table(table) => fields(table, depth - 1),
     };

@@ -85,7 +85,11 @@ impl Bench {
 
     fn look(&mut self) -> Delta {
         let (step, _) = self.eyes.look();
-        let delta = step.delta.clone();
+        let mut delta = Delta::default();
+        for portion in step.news.deltas() {
+            delta.wanted.extend(portion.wanted);
+            delta.unwanted.extend(portion.unwanted);
+        }
         for entry in &delta.wanted {
             self.tracked.insert(entry.session_id, entry.clone());
         }

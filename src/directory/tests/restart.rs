@@ -65,11 +65,12 @@ async fn toml_still_unsettled_at_the_start_holds_what_is_known_from_before() {
     let mut eyes = Eyes::new(&settings, ids([1, 2]), None);
     fs::write(root.path().join("a.toml"), toml([1])).unwrap();
     let (step, wake_at) = eyes.look();
-    assert!(step.delta.is_empty());
+    assert!(step.news.is_empty());
     assert!(step.warnings.is_empty(), "this passes by itself");
     tokio::time::advance(wake_at.unwrap() - tokio::time::Instant::now()).await;
     let (step, _) = eyes.look();
-    assert_eq!((step.delta.wanted.len(), step.delta.unwanted), (1, ids([2])));
+    let delta = step.news.deltas().next().expect("at least one");
+    assert_eq!((delta.wanted.len(), delta.unwanted), (1, ids([2])));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ async fn a_session_is_tracked_while_some_file_names_it() {
     bench.look_after(9).await;
     bench.tracks([1, 2, 3, 4]);
     let delta = bench.look_after(1).await;
-    assert_eq!(delta, Delta { wanted: vec![], unwanted: ids([1]) });
+    assert_eq!(delta, Delta { unwanted: ids([1]), ..Delta::default() });
     bench.tracks([2, 3, 4]);
 }
 
@@ -117,7 +117,7 @@ async fn a_file_that_is_truncated_and_then_written_never_loses_a_session() {
     bench.look_after(1).await;
     assert!(bench.problems("a.json").is_empty(), "it may still be written");
     bench.write("a.json", json([1, 2, 3]));
-    assert_eq!(bench.look_after(1).await, Delta { wanted: entries([3]), unwanted: vec![] });
+    assert_eq!(bench.look_after(1).await, Delta { wanted: entries([3]), ..Delta::default() });
     bench.look_after(60).await;
     bench.tracks([1, 2, 3]);
 }
@@ -525,4 +525,25 @@ fn entries(numbers: impl IntoIterator<Item = u32>) -> Vec<Entry> {
         interval: None,
     };
     ids(numbers).into_iter().map(bare).collect()
+}
+
+/// A million at once would be many times what is kept of them.
+#[tokio::test(start_paused = true)]
+async fn many_changes_are_told_in_portions_of_which_the_last_says_so() {
+    let mut bench = Bench::new();
+    bench.write("a.json", json(0..25_000));
+    let (step, _) = bench.eyes.look();
+    let deltas: Vec<Delta> = step.news.deltas().collect();
+    let sizes: Vec<_> = deltas.iter().map(|delta| (delta.wanted.len(), delta.more)).collect();
+    assert_eq!(sizes, [(10_000, true), (10_000, true), (5_000, false)]);
+    let told = deltas.iter().flat_map(|delta| &delta.wanted).map(|entry| entry.session_id);
+    assert!(told.eq(ids(0..25_000)));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    bench.eyes.look();
+    bench.remove("a.json");
+    bench.look();
+    tokio::time::advance(GRACE).await;
+    let (step, _) = bench.eyes.look();
+    let unwanted: Vec<SessionId> = step.news.deltas().flat_map(|delta| delta.unwanted).collect();
+    assert_eq!(unwanted, ids(0..25_000));
 }

@@ -51,12 +51,12 @@ impl SqliteStore {
         let now = context.clock.now().wall;
         let mut rng = StdRng::seed_from_u64(context.seed);
         let mut registry = Registry::default();
-        for mut session in reader.sessions()? {
+        reader.each_session(|mut session| {
             let poll_at = session.schedule().poll_at;
             session.resume(now, &policy, &mut rng);
             let unsaved = session.schedule().poll_at != poll_at;
-            registry.load(session, unsaved, &policy);
-        }
+            registry.load(&session, unsaved, &policy);
+        })?;
         Failpoint::Opened.reached();
         let kept = Kept { cursors: reader.cursors()?, unavailable: reader.unavailable()? };
         let writer = Writer {

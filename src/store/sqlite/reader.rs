@@ -38,8 +38,19 @@ impl Reader {
     /// # Errors
     /// The database can't be read.
     pub fn sessions(&self) -> Result<Vec<Session>, StoreError> {
+        let mut sessions = Vec::new();
+        self.each_session(|session| sessions.push(session))?;
+        Ok(sessions)
+    }
+
+    /// The same one by one, for whom all of them at once would be too much.
+    pub(super) fn each_session(&self, mut take: impl FnMut(Session)) -> Result<(), StoreError> {
         let mut select = self.prepare("SELECT record FROM session ORDER BY id")?;
-        self.collect(select.query_map([], session))
+        let rows = self.explained(select.query_map([], session))?;
+        for session in rows {
+            take(self.explained(session)?);
+        }
+        Ok(())
     }
 
     /// # Errors
