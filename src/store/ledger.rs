@@ -64,9 +64,10 @@ pub struct Ledger<J> {
     journal: J,
 }
 
-/// What a journal holds beside sessions and events.
+/// What a journal holds beside events.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
+    pub(super) sessions: Vec<Session>,
     pub(super) cursors: HashMap<String, u64>,
     pub(super) unavailable: Option<(Cause, Timestamp)>,
 }
@@ -78,12 +79,18 @@ impl<J> fmt::Debug for Ledger<J> {
 }
 
 impl<J> Ledger<J> {
-    pub(super) fn with_journal(
-        context: &Context,
-        registry: Registry,
-        kept: Kept,
-        journal: J,
-    ) -> Self {
+    /// Goes on from what the journal holds.
+    pub(super) fn resume(context: &Context, kept: Kept, journal: J) -> Self {
+        let policy = Arc::clone(&context.policy.borrow());
+        let now = context.clock.now().wall;
+        let mut rng = StdRng::seed_from_u64(context.seed);
+        let mut registry = Registry::default();
+        for mut session in kept.sessions {
+            let poll_at = session.schedule().poll_at;
+            session.resume(now, &policy, &mut rng);
+            let unsaved = session.schedule().poll_at != poll_at;
+            registry.load(session, unsaved, &policy);
+        }
         Self {
             clock: Arc::clone(&context.clock),
             policy: context.policy.clone(),
@@ -92,7 +99,7 @@ impl<J> Ledger<J> {
             membership: tokio::sync::Mutex::new(()),
             cursors: Mutex::new(kept.cursors),
             unavailable: Mutex::new(kept.unavailable),
-            rng: Mutex::new(StdRng::seed_from_u64(context.seed)),
+            rng: Mutex::new(rng),
             journal,
         }
     }
@@ -267,6 +274,7 @@ impl<J: Journal> Store for Ledger<J> {
                 registry.next_poll()
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = sleep_until(next, now) => {}
             }
@@ -288,8 +296,9 @@ impl<J: Journal> Store for Ledger<J> {
             let next = self.registry().next_timer();
             let fell_asleep = self.clock.now().monotonic;
             tokio::select! {
-                () = sleep_until(next, now.wall) => {}
+                biased;
                 Ok(()) = policy.changed() => self.repace(),
+                () = sleep_until(next, now.wall) => {}
             }
             let slept = self.clock.now().monotonic.saturating_sub(fell_asleep);
             if slept > ASLEEP_FROM {

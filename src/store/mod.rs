@@ -34,7 +34,10 @@ mod ledger;
 mod memory;
 mod query;
 mod registry;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod sqlite;
+mod writer;
 
 pub use memory::MemoryStore;
 pub use query::{

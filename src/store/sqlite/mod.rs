@@ -17,15 +17,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use tokio::sync::watch;
 
 pub use self::reader::Reader;
-use self::writer::Writer;
+use self::writer::Database;
 use super::journal::{Journal, Receipt, Write};
 use super::ledger::{Kept, Ledger};
-use super::registry::Registry;
+use super::writer::Place;
 use super::{Context, EventFilter, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{Record, SessionId};
 use crate::failpoint::Failpoint;
@@ -45,34 +43,27 @@ impl SqliteStore {
         let lock = file::lock(path)?;
         let connection = file::open(path)?;
         let reader = Reader::open(path)?;
-        let policy = Arc::clone(&context.policy.borrow());
-        let now = context.clock.now().wall;
-        let mut rng = StdRng::seed_from_u64(context.seed);
-        let mut registry = Registry::default();
-        for mut session in reader.sessions()? {
-            let poll_at = session.schedule().poll_at;
-            session.resume(now, &policy, &mut rng);
-            let unsaved = session.schedule().poll_at != poll_at;
-            registry.load(session, unsaved, &policy);
-        }
+        let kept = Kept {
+            sessions: reader.sessions()?,
+            cursors: reader.cursors()?,
+            unavailable: reader.unavailable()?,
+        };
         Failpoint::Opened.reached();
-        let kept = Kept { cursors: reader.cursors()?, unavailable: reader.unavailable()? };
-        let writer = Writer {
+        let committed = watch::Sender::new(reader.last_sequence()?);
+        let database = Database {
             connection,
             path: path.to_owned(),
             source: context.source.clone(),
-            committed: watch::Sender::new(reader.last_sequence()?),
             clock: Arc::clone(&context.clock),
-            metrics: context.metrics.clone(),
             _lock: lock,
         };
         let journal = SqliteJournal {
-            committed: writer.committed.subscribe(),
-            writer: writer.start()?,
+            committed: committed.subscribe(),
+            writer: database.start(committed, context.metrics.clone())?,
             reader: Arc::new(Mutex::new(reader)),
             viewer: Arc::new(Mutex::new(Reader::open(path)?)),
         };
-        Ok(Self::with_journal(context, registry, kept, journal))
+        Ok(Self::resume(context, kept, journal))
     }
 }
 
@@ -98,13 +89,13 @@ where
 }
 
 impl Journal for SqliteJournal {
-    type Place = writer::Place;
+    type Place = Place;
 
-    async fn place(&self) -> Result<writer::Place, StoreError> {
+    async fn place(&self) -> Result<Place, StoreError> {
         self.writer.place().await
     }
 
-    fn write(&self, place: writer::Place, write: Write) -> Receipt {
+    fn write(&self, place: Place, write: Write) -> Receipt {
         place.write(write)
     }
 
