@@ -85,7 +85,7 @@ impl Model {
         }
         let blameless = matches!(
             word.problem().map(|problem| problem.kind),
-            Some(ProblemKind::Unauthorized | ProblemKind::RateLimited)
+            Some(ProblemKind::Unauthorized | ProblemKind::ClockSkew | ProblemKind::RateLimited)
         );
         if failure && !outage && !blameless {
             self.strikes += 1;

@@ -8,7 +8,7 @@ use rand::RngExt;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep_until};
 
-use super::plan::{Act, At, FILES, Plan, SECOND, millis, span};
+use super::plan::{Act, At, FILES, Plan, SECOND, Trouble, millis, span};
 use super::process::Process;
 use super::world::{Lateness, World};
 use crate::config::Limits;
@@ -40,21 +40,27 @@ pub(super) fn run(world: &Arc<World>, first_dies_at: Option<u64>) -> Outcome {
     loop {
         let mut runtime = Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
-        let end = runtime.block_on(life(world, dies_at.take(), &mut acts));
-        steps.get_or_insert(world.steps());
-        match end {
-            End::Down(down) => world.end(down),
-            End::Over => break,
-        }
-        drop(runtime);
-    }
-    let state = world.state();
-    Outcome {
-        lasted: state.at(),
-        deaths: state.life.deaths,
-        steps: steps.unwrap_or(0),
-        seen: state.seen.clone(),
-        lateness: state.lateness,
+        // Its end is what the process dies by.
+        let over = runtime.block_on(async {
+            let end = life(world, dies_at.take(), &mut acts).await;
+            steps.get_or_insert(world.steps());
+            match end {
+                End::Down(down) => {
+                    world.end(down);
+                    None
+                }
+                End::Over => Some(world.at()),
+            }
+        });
+        let Some(lasted) = over else { continue };
+        let state = world.state();
+        return Outcome {
+            lasted,
+            deaths: state.life.deaths,
+            steps: steps.unwrap_or(0),
+            seen: state.seen.clone(),
+            lateness: state.lateness,
+        };
     }
 }
 
@@ -123,7 +129,15 @@ async fn life(
 /// When all must have come to rest after the plan is through.
 fn quiet_at(plan: &Plan) -> At {
     let longest = plan.policy.interval.max(plan.policy.backoff_max).max(Duration::from_secs(300));
-    plan.horizon + 3 * millis(longest) + 3_700 * SECOND
+    // The longest `Retry-After` that is honoured.
+    let hour = plan.windows.iter().any(|window| {
+        let (Trouble::ServerError(Some(wait)) | Trouble::RateLimited(Some(wait))) = window.trouble
+        else {
+            return false;
+        };
+        wait > longest
+    });
+    plan.horizon + 3 * millis(longest) + if hour { 3_700 * SECOND } else { 0 }
 }
 
 fn carry_out(world: &Arc<World>, act: Act) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -124,7 +125,8 @@ impl World {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("a simulation in which no law was broken yet")
+        // Whoever broke a law has said so.
+        self.state.lock().unwrap_or_else(|_| resume_unwind(Box::new("a law was broken")))
     }
 
     /// Also after a law was broken.
