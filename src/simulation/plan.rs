@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) retention: Duration,
     /// One in so many requests goes wrong by itself; none with 0.
     pub(super) faulty: u32,
+    /// In one of so many requests, the session's file or the clock is changed meanwhile.
+    pub(super) meddlesome: u32,
     /// After this, nothing changes and nothing goes wrong.
     pub(super) horizon: At,
     pub(super) truths: Vec<Truth>,
@@ -109,7 +111,7 @@ pub(super) const FILES: usize = 4;
 impl Plan {
     pub(super) fn draw(seed: u64) -> Self {
         let rng = &mut StdRng::seed_from_u64(seed);
-        let horizon = rng.random_range(15 * MINUTE..150 * MINUTE);
+        let horizon = rng.random_range(10 * MINUTE..60 * MINUTE);
         let policy = policy(horizon, rng);
         let sessions =
             if rng.random_bool(0.7) { rng.random_range(1..8) } else { rng.random_range(8..30) };
@@ -122,6 +124,7 @@ impl Plan {
             rescan_interval: Duration::from_secs(rng.random_range(5..60)),
             retention: span(rng.random_range(3 * MINUTE..40 * MINUTE)),
             faulty: *[0, 4, 20, 100].choose(rng).expect("some"),
+            meddlesome: *[0, 10, 40].choose(rng).expect("some"),
             horizon,
             truths,
             acts: Vec::new(),
@@ -134,38 +137,40 @@ impl Plan {
         plan
     }
 
-    /// One session with one change, and one that is removed: for trying every step of it.
+    /// Two sessions and a little of everything: for trying every step of it.
     pub(super) fn small(seed: u64) -> Self {
         let rng = &mut StdRng::seed_from_u64(seed);
-        let horizon = 4 * MINUTE;
+        let seconds = Duration::from_secs;
         let policy = Policy {
-            interval: Duration::from_secs(40),
-            active_interval: Duration::from_secs(20),
-            active_for: Duration::from_secs(60),
-            backoff_max: Duration::from_secs(20),
-            expiring_before: Duration::from_secs(100),
+            interval: seconds(20),
+            active_interval: seconds(10),
+            active_for: seconds(30),
+            backoff_max: seconds(5),
+            expiring_before: seconds(50),
+            final_poll_before_expiry: seconds(5),
             failing_after: 1,
             ..Policy::default()
         };
         Self {
             policy,
             limits: Limits { rate: 5.0, burst: 5, max_in_flight: 2 },
-            removal_grace: Duration::from_secs(2),
-            rescan_interval: Duration::from_secs(10),
-            retention: Duration::from_secs(60),
+            removal_grace: seconds(1),
+            rescan_interval: seconds(30),
+            retention: seconds(10),
             faulty: 0,
-            horizon,
-            truths: vec![Truth::visited(MINUTE, 3 * MINUTE, rng), Truth::quiet(rng)],
+            meddlesome: 3,
+            horizon: 80 * SECOND,
+            truths: vec![Truth::visited(15 * SECOND, 70 * SECOND, rng), Truth::quiet(rng)],
             acts: vec![
                 (0, Act::Add(0)),
                 (0, Act::Add(1)),
-                (100 * SECOND, Act::Drop(1)),
-                (110 * SECOND, Act::Add(1)),
-                (150 * SECOND, Act::Stop { down: 5 * SECOND }),
+                (30 * SECOND, Act::Drop(1)),
+                (45 * SECOND, Act::Add(1)),
+                (60 * SECOND, Act::Stop { down: SECOND }),
             ],
             windows: vec![
-                Window { from: 75 * SECOND, to: 88 * SECOND, trouble: Trouble::Unauthorized },
-                Window { from: 30 * SECOND, to: 50 * SECOND, trouble: Trouble::SinkFails(1) },
+                Window { from: 16 * SECOND, to: 22 * SECOND, trouble: Trouble::Unauthorized },
+                Window { from: 0, to: 30 * SECOND, trouble: Trouble::SinkFails(1) },
             ],
         }
     }

@@ -8,7 +8,7 @@ use rand::RngExt;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep_until};
 
-use super::plan::{Act, At, FILES, Plan, SECOND, Trouble, millis, span};
+use super::plan::{Act, At, FILES, MINUTE, Plan, SECOND, Trouble, millis, span};
 use super::process::Process;
 use super::world::{Lateness, World};
 use crate::config::Limits;
@@ -20,8 +20,8 @@ use crate::store::Store;
 pub(super) struct Outcome {
     pub(super) lasted: At,
     pub(super) deaths: u64,
-    /// Of the first process.
-    pub(super) steps: u64,
+    /// The awaits of the first process.
+    pub(super) steps: Vec<&'static str>,
     pub(super) seen: BTreeMap<String, u64>,
     pub(super) lateness: Lateness,
 }
@@ -33,7 +33,7 @@ enum End {
 }
 
 /// Carries the plan out; the first process dies at that step, if one is given.
-pub(super) fn run(world: &Arc<World>, first_dies_at: Option<u64>) -> Outcome {
+pub(super) fn run(world: &Arc<World>, first_dies_at: Option<usize>) -> Outcome {
     let mut dies_at = first_dies_at;
     let mut acts = VecDeque::from(world.plan.acts.clone());
     let mut steps = None;
@@ -43,7 +43,7 @@ pub(super) fn run(world: &Arc<World>, first_dies_at: Option<u64>) -> Outcome {
         // Its end is what the process dies by.
         let over = runtime.block_on(async {
             let end = life(world, dies_at.take(), &mut acts).await;
-            steps.get_or_insert(world.steps());
+            steps.get_or_insert_with(|| world.steps());
             match end {
                 End::Down(down) => {
                     world.end(down);
@@ -57,7 +57,7 @@ pub(super) fn run(world: &Arc<World>, first_dies_at: Option<u64>) -> Outcome {
         return Outcome {
             lasted,
             deaths: state.life.deaths,
-            steps: steps.unwrap_or(0),
+            steps: steps.unwrap_or_default(),
             seen: state.seen.clone(),
             lateness: state.lateness,
         };
@@ -66,19 +66,18 @@ pub(super) fn run(world: &Arc<World>, first_dies_at: Option<u64>) -> Outcome {
 
 async fn life(
     world: &Arc<World>,
-    dies_at: Option<u64>,
+    dies_at: Option<usize>,
     acts: &mut VecDeque<(At, Act)>,
 ) -> End {
     world.begin(dies_at);
     let mut process = Process::start(world);
     same(world, &process).await;
-    let over = quiet_at(&world.plan);
-    let mut mended = false;
+    // When all must have come to rest.
+    let mut over = None;
     loop {
         let next = match acts.front() {
             Some((at, _)) => *at,
-            None if !mended => world.plan.horizon,
-            None => over,
+            None => over.unwrap_or(world.plan.horizon),
         };
         let now = world.at();
         if next > now {
@@ -108,11 +107,10 @@ async fn life(
             }
             Some((_, Act::Reload(limits, interval))) => reload(world, &process, limits, interval),
             Some((_, act)) => carry_out(world, act),
-            None if !mended => {
-                mended = true;
+            None if over.is_none() => {
+                over = Some(now + quiet(&world.plan));
                 let mut state = world.state();
-                let at = state.at();
-                state.files.mend(at);
+                state.files.mend(now);
                 drop(state);
                 world.hint.notify_one();
             }
@@ -126,9 +124,22 @@ async fn life(
     }
 }
 
-/// When all must have come to rest after the plan is through.
-fn quiet_at(plan: &Plan) -> At {
-    let longest = plan.policy.interval.max(plan.policy.backoff_max).max(Duration::from_secs(300));
+/// How long it may take until all has come to rest.
+fn quiet(plan: &Plan) -> At {
+    let amended = plan.acts.iter().filter_map(|(_, act)| match act {
+        Act::Amend(_, interval, _) => *interval,
+        Act::Reload(_, interval) => Some(*interval),
+        Act::Add(_)
+        | Act::Drop(_)
+        | Act::Double(_)
+        | Act::File(..)
+        | Act::Hide(..)
+        | Act::SetClock(_)
+        | Act::Suspend(_)
+        | Act::Kill { .. }
+        | Act::Stop { .. } => None,
+    });
+    let longest = amended.fold(plan.policy.interval.max(plan.policy.backoff_max), Duration::max);
     // The longest `Retry-After` that is honoured.
     let hour = plan.windows.iter().any(|window| {
         let (Trouble::ServerError(Some(wait)) | Trouble::RateLimited(Some(wait))) = window.trouble
@@ -137,7 +148,7 @@ fn quiet_at(plan: &Plan) -> At {
         };
         wait > longest
     });
-    plan.horizon + 3 * millis(longest) + if hour { 3_700 * SECOND } else { 0 }
+    3 * millis(longest) + 3 * MINUTE + if hour { 3_700 * SECOND } else { 0 }
 }
 
 fn carry_out(world: &Arc<World>, act: Act) {
@@ -228,8 +239,8 @@ async fn settled(world: &World, process: &Process) {
     let mut state = world.state();
     let at = state.at();
     let (named, horizon) = (state.files.named(), world.plan.horizon);
-    assert!(state.traffic.pause.is_none(), "polls pause for no reason");
     let live: Vec<SessionId> = state.ledger.live().map(|(id, _)| *id).collect();
+    assert!(live.is_empty() || state.traffic.pause.is_none(), "polls pause for no reason");
     for id in live {
         world.in_time(&mut state, id, at);
     }
@@ -240,8 +251,10 @@ async fn settled(world: &World, process: &Process) {
         assert_eq!(listed, named.contains(&id), "{id} is listed, or is named");
         let Some(book) = book.filter(|_| listed) else { continue };
         let confirmed = world.plan.policy.confirm;
-        let completed = truth.completed.is_some() && world.plan.policy.stop_on_completed;
-        let over = completed || truth.deleted.is_some() || truth.deadline <= horizon;
+        let over = match truth.completed {
+            Some(_) => world.plan.policy.stop_on_completed,
+            None => truth.deleted.is_some() || truth.deadline <= horizon,
+        };
         if over && confirmed {
             assert!(!book.is_alive(), "{id} is over and goes on");
         }

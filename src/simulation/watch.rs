@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rand::RngExt;
+
 use super::book::{Book, Poll};
 use super::ledger::Journaled;
 use super::plan::{At, SECOND, millis};
@@ -45,6 +47,9 @@ impl Surroundings for World {
                         let data = serde_json::to_string(event).expect("an event");
                         recorded.push((event.id(), data));
                         state.cover(event.kind().short_name());
+                        if let Detail::Ended { reason, .. } = event.detail {
+                            state.cover(&format!("ended {}", reason.as_str()));
+                        }
                         state.say(format_args!("decides {} {}", event.id(), event.kind().short_name()));
                     }
                 }
@@ -129,6 +134,12 @@ impl World {
             state.disturb();
         }
         self.measure(state, id, urgency, leased);
+        if at < self.plan.horizon
+            && self.plan.meddlesome > 0
+            && state.rng.random_range(0..self.plan.meddlesome) == 0
+        {
+            self.meddle(state, id);
+        }
         state.cover(match urgency {
             Urgency::Final => "final poll",
             Urgency::Active => "active poll",
@@ -136,10 +147,22 @@ impl World {
         });
     }
 
+    /// Something changes while the poll is under way.
+    fn meddle(&self, state: &mut State, id: SessionId) {
+        if state.rng.random_bool(0.9) {
+            state.files.amend(id, None, None);
+            self.hint.notify_one();
+        } else {
+            let by = state.rng.random_range(-90..90) * SECOND.cast_signed();
+            state.set_clock(by);
+        }
+    }
+
     pub(super) fn answered(&self, id: SessionId, observation: &Observation) {
         let wall = self.wall();
         let state = &mut *self.state();
         state.say(format_args!("hears {} of {id}", observation.outcome()));
+        state.cover(&format!("answer {}", observation.outcome()));
         let (poll, _) = state.polls.get_mut(&id).expect("a session that was handed out");
         poll.answer = Some((observation.clone(), wall));
         if !poll.asks_state(&state.policy) {
@@ -158,7 +181,8 @@ impl World {
 
     pub(super) fn state_answered(&self, id: SessionId, observation: &Observation) {
         let state = &mut *self.state();
-        state.say(format_args!("hears {observation:?} of the state of {id}"));
+        state.say(format_args!("hears {} of the state of {id}", observation.outcome()));
+        state.cover(&format!("answer {}", observation.outcome()));
         let (poll, _) = state.polls.get_mut(&id).expect("a session that was handed out");
         poll.state = Some(observation.clone());
         state.expect(id);
@@ -208,8 +232,16 @@ impl World {
         };
         assert_eq!(outcome, StoreError::Stale(id));
         let (poll, _) = state.polls.remove(&id).expect("a session that was handed out");
-        let revision = state.book(id).revision;
-        assert_ne!(poll.book.revision, revision, "{id} is refused as stale, and is not");
+        let book = state.book(id);
+        assert_ne!(poll.book.revision, book.revision, "{id} is refused as stale, and is not");
+        let after = if !book.is_alive() || book.begun > poll.book.begun {
+            "stale after an end"
+        } else if book.entry != poll.book.entry {
+            "stale after another entry"
+        } else {
+            "stale after a step"
+        };
+        state.cover(after);
         state.cover("stale");
         state.say(format_args!("refuses what was decided of {id} as stale"));
     }
@@ -309,10 +341,10 @@ impl World {
     fn tracked(&self, state: &mut State, session: &Session, wall: Timestamp, at: At) {
         let id = session.id();
         assert!(state.files.was_named(id), "{id} is tracked, and no file ever named it");
-        let before = state.ledger.books.get(&id);
-        if before.is_some() {
-            state.seen.entry("tracked again".to_owned()).and_modify(|n| *n += 1).or_insert(1);
+        if state.ledger.books.contains_key(&id) {
+            state.cover("tracked again");
         }
+        let before = state.ledger.books.get(&id);
         let (last, revision) = before.map_or((0, 0), |book| {
             assert!(!book.listed && !book.is_alive(), "{id} begins a second life in its first");
             (book.session.sequence, book.revision)
@@ -370,6 +402,9 @@ impl World {
         let (settled, good) = book.settled.unwrap_or((book.begun, true));
         let quiet = book.entry.interval.unwrap_or(policy.interval).max(policy.interval);
         let mut longest = quiet.mul_f64(1.0 + policy.jitter);
+        if book.session.missing_since.is_some() {
+            longest = longest.max(Duration::from_secs(66));
+        }
         if !good {
             longest = longest.max(policy.backoff_max).max(Duration::from_secs(3_600));
         }
@@ -383,7 +418,10 @@ impl World {
         let Some(calm) = self.calm_since(state, leased).filter(|_| self.is_roomy()) else { return };
         let policy = state.policy.clone();
         let book = state.book(id);
-        let Some((settled, true)) = book.settled else { return };
+        let Some((settled, true)) = book.settled.filter(|_| book.session.missing_since.is_none())
+        else {
+            return;
+        };
         let undisturbed = settled.max(book.amended) >= calm && book.amended < settled;
         if !undisturbed || urgency == Urgency::Final {
             return;

@@ -62,8 +62,10 @@ pub(super) struct State {
 pub(super) struct Life {
     alive: bool,
     /// Awaits that it has come to.
-    steps: u64,
-    dies_at: Option<u64>,
+    steps: Vec<&'static str>,
+    dies_at: Option<usize>,
+    /// The same, counted in those alone at which something outside of it happens.
+    dies_outside: Option<u64>,
     /// How long the machine is without it once it is dead.
     pub(super) down: At,
     /// The true time at its start.
@@ -90,8 +92,9 @@ impl World {
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             life: Life {
                 alive: false,
-                steps: 0,
+                steps: Vec::new(),
                 dies_at: None,
+                dies_outside: None,
                 down: SECOND,
                 base: 0,
                 start: None,
@@ -150,15 +153,16 @@ impl World {
     }
 
     /// A process begins, in a runtime of its own.
-    pub(super) fn begin(&self, dies_at: Option<u64>) {
+    pub(super) fn begin(&self, dies_at: Option<usize>) {
         let unavailable = self.disk.lock().expect("whole").unavailable().is_some();
         let mut state = self.state();
         let at = state.life.base;
         state.life =
             Life {
                 alive: true,
-                steps: 0,
+                steps: Vec::new(),
                 dies_at,
+                dies_outside: None,
                 down: SECOND,
                 start: Some(Instant::now()),
                 ..state.life.now()
@@ -204,40 +208,48 @@ impl World {
     pub(super) fn die_within(&self, steps: u64, down: At) {
         let mut state = self.state();
         state.life.down = down;
-        state.life.dies_at = Some(state.life.steps + steps + 1);
+        state.life.dies_outside = Some(steps);
     }
 
     /// One more await; false if the process is dead, or dies here.
-    pub(super) fn step(&self, point: &str) -> bool {
+    pub(super) fn step(&self, point: &'static str) -> bool {
         let mut state = self.state();
         if !state.life.alive {
             return false;
         }
-        state.life.steps += 1;
-        if state.life.dies_at == Some(state.life.steps) {
+        state.life.steps.push(point);
+        let dies = state.life.dies_at == Some(state.life.steps.len());
+        if dies {
             state.death(point);
             self.died.notify_one();
-            return false;
         }
-        true
+        !dies
     }
 
-    pub(super) async fn pass(&self, point: &str) {
+    /// An await at which something outside of the process is about to happen.
+    pub(super) async fn pass(&self, point: &'static str) {
+        {
+            let mut state = self.state();
+            state.life.dies_outside = match state.life.dies_outside {
+                Some(0) => {
+                    state.life.dies_at = Some(state.life.steps.len() + 1);
+                    None
+                }
+                more => more.map(|more| more - 1),
+            };
+        }
         if !self.step(point) {
             std::future::pending().await
         }
     }
 
-    pub(super) fn steps(&self) -> u64 {
-        self.state().life.steps
+    /// All awaits of the process so far.
+    pub(super) fn steps(&self) -> Vec<&'static str> {
+        self.state().life.steps.clone()
     }
 
     pub(super) fn set_clock(&self, by: i64) {
-        let mut state = self.state();
-        state.life.wall_off += by;
-        state.disturb();
-        state.cover("clock set");
-        state.say(format_args!("the clock is set by {by} ms"));
+        self.state().set_clock(by);
     }
 
     /// The time goes on, timers don't.
@@ -292,7 +304,6 @@ impl World {
             plan.has(at, |t| api::instead(t).is_some())
         };
         if let Some((observation, takes)) = trouble.and_then(api::instead) {
-            state.cover(&format!("answer {}", observation.outcome()));
             fate.instead = Some(observation);
             fate.there = span(takes / 2);
             fate.back = span(takes - takes / 2);
@@ -349,7 +360,14 @@ impl World {
 impl Life {
     /// The machine goes on where it is.
     fn now(&self) -> Self {
-        Self { clock: None, ..*self }
+        Self {
+            steps: Vec::new(),
+            clock: None,
+            alive: false,
+            dies_at: None,
+            dies_outside: None,
+            ..*self
+        }
     }
 }
 
@@ -374,12 +392,19 @@ impl State {
         self.life.alive = false;
         self.life.deaths += 1;
         self.cover(&format!("death at {point}"));
-        let steps = self.life.steps;
+        let steps = self.life.steps.len();
         self.say(format_args!("dies at {point}, step {steps}"));
     }
 
     pub(super) fn disturb(&mut self) {
         self.disturbed = self.at();
+    }
+
+    pub(super) fn set_clock(&mut self, by: i64) {
+        self.life.wall_off += by;
+        self.disturb();
+        self.cover("clock set");
+        self.say(format_args!("the clock is set by {by} ms"));
     }
 
     /// It happened in this run.
