@@ -156,7 +156,7 @@ impl Plan {
             limits: Limits { rate: 5.0, burst: 5, max_in_flight: 2 },
             removal_grace: seconds(1),
             rescan_interval: seconds(30),
-            retention: seconds(10),
+            retention: seconds(20),
             faulty: 0,
             meddlesome: 3,
             horizon: 80 * SECOND,

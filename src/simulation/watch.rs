@@ -76,11 +76,13 @@ impl Surroundings for World {
             Written::Purge { up_to } => Journaled::Purge { up_to: *up_to },
         };
         state.ledger.journaled(write);
+        state.life.done += 1;
     }
 
     fn durable(&self, writes: usize, disk: &Disk) {
         let state = &mut *self.state();
         state.ledger.durable(writes, disk);
+        state.life.done += 1;
         if writes > 1 {
             state.cover("several writes at once");
         }
@@ -123,6 +125,7 @@ impl World {
         state.say(format_args!("asks for {id}"));
         state.cover("poll");
         state.traffic.requested(at);
+        state.life.done += 1;
         self.in_time(state, id, at);
         let (poll, pass) = state.polls.get_mut(&id).expect("a session that was handed out");
         assert_ne!(*pass, Pass::Barred, "{id} is polled while polls pause");
@@ -161,6 +164,7 @@ impl World {
     pub(super) fn answered(&self, id: SessionId, observation: &Observation) {
         let wall = self.wall();
         let state = &mut *self.state();
+        state.life.done += 1;
         state.say(format_args!("hears {} of {id}", observation.outcome()));
         state.cover(&format!("answer {}", observation.outcome()));
         let (poll, _) = state.polls.get_mut(&id).expect("a session that was handed out");
@@ -174,6 +178,7 @@ impl World {
         let state = &mut *self.state();
         let at = state.at();
         state.traffic.requested(at);
+        state.life.done += 1;
         state.cover("state asked");
         let (poll, _) = state.polls.get(&id).expect("a session that was handed out");
         assert!(poll.expected.is_none(), "{id}: the session endpoint is asked for no reason");
@@ -181,6 +186,7 @@ impl World {
 
     pub(super) fn state_answered(&self, id: SessionId, observation: &Observation) {
         let state = &mut *self.state();
+        state.life.done += 1;
         state.say(format_args!("hears {} of the state of {id}", observation.outcome()));
         state.cover(&format!("answer {}", observation.outcome()));
         let (poll, _) = state.polls.get_mut(&id).expect("a session that was handed out");
@@ -269,6 +275,7 @@ impl World {
     pub(super) fn delivered(&self, sink: usize, record: &Record) {
         let state = &mut *self.state();
         let first = state.ledger.delivered(sink, record);
+        state.life.done += 1;
         state.cover(if first { "delivered" } else { "delivered again" });
         let again = if first { "" } else { " again" };
         state.say(format_args!("{} is given {}{again}", SINKS[sink], record.id));

@@ -61,8 +61,9 @@ pub(super) struct State {
 /// The process that runs, by the clocks of its machine.
 pub(super) struct Life {
     alive: bool,
-    /// Awaits that it has come to.
-    steps: Vec<&'static str>,
+    /// At each await that it came to, how much it had done that somebody could know of.
+    steps: Vec<u64>,
+    pub(super) done: u64,
     dies_at: Option<usize>,
     /// The same, counted in those alone at which something outside of it happens.
     dies_outside: Option<u64>,
@@ -93,6 +94,7 @@ impl World {
             life: Life {
                 alive: false,
                 steps: Vec::new(),
+                done: 0,
                 dies_at: None,
                 dies_outside: None,
                 down: SECOND,
@@ -217,7 +219,8 @@ impl World {
         if !state.life.alive {
             return false;
         }
-        state.life.steps.push(point);
+        let done = state.life.done;
+        state.life.steps.push(done);
         let dies = state.life.dies_at == Some(state.life.steps.len());
         if dies {
             state.death(point);
@@ -243,8 +246,8 @@ impl World {
         }
     }
 
-    /// All awaits of the process so far.
-    pub(super) fn steps(&self) -> Vec<&'static str> {
+    /// How much the process had done at each of its awaits.
+    pub(super) fn steps(&self) -> Vec<u64> {
         self.state().life.steps.clone()
     }
 
