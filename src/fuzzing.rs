@@ -5,6 +5,7 @@
 //! test of this module; `fuzz/README.md` says how to search for more.
 
 mod configuration;
+pub(crate) mod model;
 mod session;
 
 /// A target's name and its function.

@@ -35,3 +35,6 @@ pub mod sim;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+
+#[cfg(test)]
+mod simulation;

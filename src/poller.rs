@@ -129,6 +129,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         let this = Arc::new(self);
         let mut under_way = UnderWay::new();
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             ended = Self::take_up(&this, &mut under_way) => ended?,
         }
@@ -151,8 +152,9 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             this.beat(under_way.len());
             if under_way.len() >= *this.settings.max_in_flight.borrow() {
                 tokio::select! {
-                    () = tokio::time::sleep(LONGEST_SLEEP) => {}
+                    biased;
                     Some(done) = under_way.join_next() => done??,
+                    () = tokio::time::sleep(LONGEST_SLEEP) => {}
                 }
                 continue;
             }
@@ -160,17 +162,19 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
             if let Gate::Closed(wait) = gate {
                 let wait = wait.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
                 tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
+                    biased;
                     Some(done) = under_way.join_next() => done??,
+                    () = tokio::time::sleep(wait) => {}
                 }
                 continue;
             }
             let lease = tokio::select! {
-                lease = this.store.next_due() => lease?,
+                biased;
                 Some(done) = under_way.join_next() => {
                     done??;
                     continue;
                 }
+                lease = this.store.next_due() => lease?,
                 () = tokio::time::sleep(LONGEST_SLEEP) => continue,
             };
             if let Err(wait) = this.bucket().try_take() {

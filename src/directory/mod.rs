@@ -20,6 +20,8 @@ mod journal;
 mod problem;
 mod scanner;
 mod schema;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod survey;
 mod syntax;
 #[cfg(test)]

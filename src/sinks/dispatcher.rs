@@ -56,6 +56,7 @@ pub async fn dispatch<S: Store, K: Sink>(
             return Ok(());
         }
         let events = tokio::select! {
+            biased;
             () = flush.cancelled(), if !flush.is_cancelled() => continue,
             events = store.read_events(name, BATCH) => events?,
         };

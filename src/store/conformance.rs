@@ -447,6 +447,18 @@ async fn counting_goes_on_even_after_all_was_forgotten<H: Home>(w: World<H>) {
     assert_eq!(events[0].sequence, last + 1);
 }
 
+async fn many_are_forgotten_at_once<H: Home>(w: World<H>) {
+    let numbers: Vec<u16> = (1..=40).collect();
+    w.track(&numbers).await;
+    for n in numbers.iter().filter(|n| *n % 4 > 0) {
+        w.untrack(*n).await;
+    }
+    w.clock.advance(31 * DAY);
+    w.store.purge(30 * DAY, &[]).await.unwrap();
+    let left: Vec<SessionId> = w.store.sessions().await.unwrap().iter().map(Session::id).collect();
+    assert_eq!(left, (1..=10).map(|n| id(4 * n)).collect::<Vec<_>>());
+}
+
 async fn purging_keeps_what_is_listed_young_or_alive<H: Home>(w: World<H>) {
     w.track(&[1, 2, 3]).await;
     for n in 1..=3 {
@@ -730,6 +742,7 @@ for_every_store! {
     purging_keeps_what_is_listed_young_or_alive
     purging_keeps_what_a_sink_has_not_delivered
     a_session_in_flight_is_not_forgotten
+    many_are_forgotten_at_once
     sinks_advance_each_on_its_own
     a_cursor_neither_goes_back_nor_beyond_the_log
     a_redelivery_is_the_same_to_the_byte

@@ -64,11 +64,35 @@ pub struct Ledger<J> {
     journal: J,
 }
 
-/// What a journal holds beside sessions and events.
-#[derive(Debug, Default)]
+/// What a journal holds beside events.
 pub(super) struct Kept {
+    registry: Registry,
+    policy: Arc<Policy>,
+    now: Timestamp,
+    rng: StdRng,
     pub(super) cursors: HashMap<String, u64>,
     pub(super) unavailable: Option<(Cause, Timestamp)>,
+}
+
+impl Kept {
+    pub(super) fn nothing(context: &Context) -> Self {
+        Self {
+            registry: Registry::default(),
+            policy: Arc::clone(&context.policy.borrow()),
+            now: context.clock.now().wall,
+            rng: StdRng::seed_from_u64(context.seed),
+            cursors: HashMap::new(),
+            unavailable: None,
+        }
+    }
+
+    /// Takes up one of the sessions where it was left.
+    pub(super) fn take_up(&mut self, mut session: Session) {
+        let poll_at = session.schedule().poll_at;
+        session.resume(self.now, &self.policy, &mut self.rng);
+        let unsaved = session.schedule().poll_at != poll_at;
+        self.registry.load(&session, unsaved, &self.policy);
+    }
 }
 
 impl<J> fmt::Debug for Ledger<J> {
@@ -78,21 +102,17 @@ impl<J> fmt::Debug for Ledger<J> {
 }
 
 impl<J> Ledger<J> {
-    pub(super) fn with_journal(
-        context: &Context,
-        registry: Registry,
-        kept: Kept,
-        journal: J,
-    ) -> Self {
+    /// Goes on from what the journal holds.
+    pub(super) fn resume(context: &Context, kept: Kept, journal: J) -> Self {
         Self {
             clock: Arc::clone(&context.clock),
             policy: context.policy.clone(),
-            registry: Mutex::new(registry),
+            registry: Mutex::new(kept.registry),
             changed: Notify::new(),
             membership: tokio::sync::Mutex::new(()),
             cursors: Mutex::new(kept.cursors),
             unavailable: Mutex::new(kept.unavailable),
-            rng: Mutex::new(StdRng::seed_from_u64(context.seed)),
+            rng: Mutex::new(kept.rng),
             journal,
         }
     }
@@ -264,6 +284,7 @@ impl<J: Journal> Store for Ledger<J> {
                 registry.next_poll()
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = sleep_until(next, now) => {}
             }
@@ -285,8 +306,9 @@ impl<J: Journal> Store for Ledger<J> {
             let next = self.registry().next_timer();
             let fell_asleep = self.clock.now().monotonic;
             tokio::select! {
-                () = sleep_until(next, now.wall) => {}
+                biased;
                 Ok(()) = policy.changed() => self.repace(),
+                () = sleep_until(next, now.wall) => {}
             }
             let slept = self.clock.now().monotonic.saturating_sub(fell_asleep);
             if slept > ASLEEP_FROM {

@@ -7,7 +7,6 @@ use tokio::sync::watch;
 
 use super::journal::{self, Decision, Journal, Receipt, Write, fingerprint};
 use super::ledger::{Kept, Ledger};
-use super::registry::Registry;
 use super::{Context, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{ApiEvent, Record, SessionId};
 use crate::metrics::Writes;
@@ -24,7 +23,7 @@ impl MemoryStore {
             source: context.source.clone(),
             metrics: context.metrics.clone(),
         };
-        Self::with_journal(context, Registry::default(), Kept::default(), journal)
+        Self::resume(context, Kept::nothing(context), journal)
     }
 }
 
@@ -37,9 +36,9 @@ pub struct MemoryJournal {
 }
 
 #[derive(Debug, Default)]
-struct Log {
-    events: BTreeMap<u64, Record>,
-    last: u64,
+pub(super) struct Log {
+    pub(super) events: BTreeMap<u64, Record>,
+    pub(super) last: u64,
     /// How many of the events are the API's.
     announced: u64,
     forgotten: HashMap<[u8; 32], u64>,
@@ -61,7 +60,7 @@ impl Journal for MemoryJournal {
     fn write(&self, (): (), write: Write) -> Receipt {
         let mut log = self.log();
         let events = write.events();
-        let answer = log.apply(write, &self.source);
+        let answer = log.apply(&write, &self.source);
         if answer.is_ok() {
             for kind in events {
                 self.metrics.event(kind);
@@ -80,9 +79,7 @@ impl Journal for MemoryJournal {
     }
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
-        let log = self.log();
-        let behind = log.events.range(after.saturating_add(1)..);
-        Ok(behind.take(limit).map(|(_, record)| record.clone()).collect())
+        Ok(self.log().behind(after, limit))
     }
 
     fn write_failure(&self) -> Option<WriteFailure> {
@@ -98,17 +95,15 @@ impl Journal for MemoryJournal {
     }
 
     async fn forgotten(&self, ids: Vec<SessionId>) -> Result<HashMap<SessionId, u64>, StoreError> {
-        let log = self.log();
-        let last = |id| log.forgotten.get(&fingerprint(id)).map(|&last| (id, last));
-        Ok(ids.into_iter().filter_map(last).collect())
+        Ok(self.log().forgotten(ids))
     }
 }
 
 impl Log {
-    fn apply(&mut self, write: Write, source: &str) -> journal::Answer {
+    pub(super) fn apply(&mut self, write: &Write, source: &str) -> journal::Answer {
         match write {
-            Write::Decisions(decisions) => self.append(&decisions, source).map(|()| 0),
-            Write::Announce(event) => self.announce(&event, source).map(|()| 0),
+            Write::Decisions(decisions) => self.append(decisions, source).map(|()| 0),
+            Write::Announce(event) => self.announce(event, source).map(|()| 0),
             // The ledger keeps the cursors, which need no better memory than that here.
             Write::Cursor { .. } => Ok(0),
             Write::Forget(sessions) => {
@@ -117,8 +112,8 @@ impl Log {
                 Ok(0)
             }
             Write::Purge { before, up_to } => {
-                let delivered = self.events.range(..=up_to);
-                let old = delivered.filter(|(_, record)| record.time < before);
+                let delivered = self.events.range(..=*up_to);
+                let old = delivered.filter(|(_, record)| record.time < *before);
                 let old: Vec<u64> = old.map(|(&sequence, _)| sequence).collect();
                 for sequence in old {
                     self.events.remove(&sequence);
@@ -126,6 +121,16 @@ impl Log {
                 Ok(0)
             }
         }
+    }
+
+    pub(super) fn behind(&self, after: u64, limit: usize) -> Vec<Record> {
+        let behind = self.events.range(after.saturating_add(1)..);
+        behind.take(limit).map(|(_, record)| record.clone()).collect()
+    }
+
+    pub(super) fn forgotten(&self, ids: Vec<SessionId>) -> HashMap<SessionId, u64> {
+        let last = |id| self.forgotten.get(&fingerprint(id)).map(|&last| (id, last));
+        ids.into_iter().filter_map(last).collect()
     }
 
     fn announce(&mut self, event: &ApiEvent, source: &str) -> Result<(), StoreError> {

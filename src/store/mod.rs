@@ -35,7 +35,10 @@ mod ledger;
 mod memory;
 mod query;
 mod registry;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod sqlite;
+mod writer;
 
 pub use archive::{Carried, ExportError, ImportError};
 pub use memory::MemoryStore;

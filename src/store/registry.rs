@@ -262,12 +262,12 @@ impl Registry {
     }
 
     pub(super) fn forget(&mut self, sessions: &[Arc<Session>]) {
-        for session in sessions {
-            if let Some(seat) = self.find(session.id()) {
-                self.tally.remove(&self.slot(seat).session());
-                self.queue.remove(seat);
-                self.slots.remove(seat.0 as usize);
-            }
+        // Found before the first is gone: they are looked for among all that there are.
+        let seats: Vec<Seat> = sessions.iter().filter_map(|it| self.find(it.id())).collect();
+        for seat in seats {
+            self.tally.remove(&self.slot(seat).session());
+            self.queue.remove(seat);
+            self.slots.remove(seat.0 as usize);
         }
         self.order.retain(|seat| self.slots.contains(seat.0 as usize));
     }

@@ -18,16 +18,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use tokio::sync::watch;
 
 pub use self::archive::{export, import};
 pub use self::reader::Reader;
-use self::writer::Writer;
+use self::writer::Database;
 use super::journal::{Journal, Receipt, Write};
 use super::ledger::{Kept, Ledger};
-use super::registry::Registry;
+use super::writer::Place;
 use super::{Context, EventFilter, EventPage, EventQuery, StoreError, WriteFailure};
 use crate::domain::{Record, SessionId};
 use crate::failpoint::Failpoint;
@@ -47,34 +45,26 @@ impl SqliteStore {
         let lock = file::lock(path)?;
         let connection = file::open(path)?;
         let reader = Reader::open(path)?;
-        let policy = Arc::clone(&context.policy.borrow());
-        let now = context.clock.now().wall;
-        let mut rng = StdRng::seed_from_u64(context.seed);
-        let mut registry = Registry::default();
-        reader.each_session(|mut session| {
-            let poll_at = session.schedule().poll_at;
-            session.resume(now, &policy, &mut rng);
-            let unsaved = session.schedule().poll_at != poll_at;
-            registry.load(&session, unsaved, &policy);
-        })?;
+        let mut kept = Kept::nothing(context);
+        reader.each_session(|session| kept.take_up(session))?;
+        kept.cursors = reader.cursors()?;
+        kept.unavailable = reader.unavailable()?;
         Failpoint::Opened.reached();
-        let kept = Kept { cursors: reader.cursors()?, unavailable: reader.unavailable()? };
-        let writer = Writer {
+        let committed = watch::Sender::new(reader.last_sequence()?);
+        let database = Database {
             connection,
             path: path.to_owned(),
             source: context.source.clone(),
-            committed: watch::Sender::new(reader.last_sequence()?),
             clock: Arc::clone(&context.clock),
-            metrics: context.metrics.clone(),
             _lock: lock,
         };
         let journal = SqliteJournal {
-            committed: writer.committed.subscribe(),
-            writer: writer.start()?,
+            committed: committed.subscribe(),
+            writer: database.start(committed, context.metrics.clone())?,
             reader: Arc::new(Mutex::new(reader)),
             viewer: Arc::new(Mutex::new(Reader::open(path)?)),
         };
-        Ok(Self::with_journal(context, registry, kept, journal))
+        Ok(Self::resume(context, kept, journal))
     }
 }
 
@@ -100,13 +90,13 @@ where
 }
 
 impl Journal for SqliteJournal {
-    type Place = writer::Place;
+    type Place = Place;
 
-    async fn place(&self) -> Result<writer::Place, StoreError> {
+    async fn place(&self) -> Result<Place, StoreError> {
         self.writer.place().await
     }
 
-    fn write(&self, place: writer::Place, write: Write) -> Receipt {
+    fn write(&self, place: Place, write: Write) -> Receipt {
         place.write(write)
     }
 

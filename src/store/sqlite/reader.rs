@@ -45,12 +45,10 @@ impl Reader {
 
     /// The same one by one, for whom all of them at once would be too much.
     pub(super) fn each_session(&self, mut take: impl FnMut(Session)) -> Result<(), StoreError> {
-        let mut select = self.prepare("SELECT record FROM session ORDER BY id")?;
-        let rows = self.explained(select.query_map([], session))?;
-        for session in rows {
-            take(self.explained(session)?);
-        }
-        Ok(())
+        self.each("SELECT record FROM session ORDER BY id", session, |session| {
+            take(session);
+            Ok(())
+        })
     }
 
     /// # Errors

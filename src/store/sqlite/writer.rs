@@ -1,53 +1,39 @@
 //! The one thread that writes.
 //!
-//! It commits in groups: what has gathered while the disk was busy with one transaction is the
-//! next. A transaction that fails for want of space, or because the disk does, is tried until it
-//! succeeds. Whoever waits for it goes on waiting, which is what slows polling down to the
-//! disk, and order is kept, since nothing overtakes. Only what another try can't mend ends it.
+//! A group is one transaction. One that fails for want of space, or because the disk does, is
+//! tried until it succeeds. Whoever waits for it goes on waiting, which is what slows polling down
+//! to the disk, and order is kept, since nothing overtakes. Only what another try can't mend
+//! ends it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, watch};
 
 use super::{file, rows};
 use crate::clock::Clock;
 use crate::failpoint::Failpoint;
 use crate::metrics::Writes;
-use crate::store::journal::{Answer, Receipt, Write, ended};
+use crate::store::journal::ended;
+use crate::store::writer::{self, Command, Medium, PLACES, Place};
 use crate::store::{StoreError, WriteFailure};
-
-/// More than there are polls in flight and sinks, so that none of them waits for a place while
-/// the disk is well; and no more, since when it is not, waiting is right.
-const PLACES: usize = 256;
-
-/// Ends a group: a transaction of this many rows gains nothing by more of them, and each of
-/// its callers waits for the last.
-const GROUP_ROWS: usize = 10_000;
 
 /// Between two tries of a transaction that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) struct Writer {
+pub(super) struct Database {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
     pub(super) source: String,
-    pub(super) committed: watch::Sender<u64>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) metrics: Writes,
     /// Held until the last write is done.
     pub(super) _lock: File,
-}
-
-#[derive(Debug)]
-struct Command {
-    write: Write,
-    answer: oneshot::Sender<Answer>,
 }
 
 /// Ends the thread when dropped, and waits for it.
@@ -73,22 +59,10 @@ struct Control {
     tried: tokio::sync::Notify,
 }
 
-/// The right to one write.
-#[derive(Debug)]
-pub struct Place(mpsc::OwnedPermit<Command>);
-
-impl Place {
-    pub(super) fn write(self, write: Write) -> Receipt {
-        let (answer, receipt) = Receipt::new();
-        drop(self.0.send(Command { write, answer }));
-        receipt
-    }
-}
-
 impl Handle {
     pub(super) async fn place(&self) -> Result<Place, StoreError> {
         let commands = self.commands.clone().ok_or_else(ended)?;
-        commands.reserve_owned().await.map(Place).map_err(|_| ended())
+        Place::among(commands).await
     }
 
     pub(super) fn failure(&self) -> Option<WriteFailure> {
@@ -126,46 +100,22 @@ impl Drop for Handle {
     }
 }
 
-impl Writer {
-    pub(super) fn start(self) -> Result<Handle, StoreError> {
+impl Database {
+    pub(super) fn start(
+        self,
+        committed: watch::Sender<u64>,
+        metrics: Writes,
+    ) -> Result<Handle, StoreError> {
         let (sender, commands) = mpsc::channel(PLACES);
         let control = Arc::new(Control::default());
         control.size.store(file::size(&self.path), Ordering::Relaxed);
-        let thread = {
-            let control = Arc::clone(&control);
-            let builder = thread::Builder::new().name("store-writer".to_owned());
-            builder.spawn(move || self.run(commands, &control))
-        };
         let failed = |error| StoreError::Failed(format!("its writer can't be started: {error}"));
-        Ok(Handle { commands: Some(sender), thread: Some(thread.map_err(failed)?), control })
-    }
-
-    fn run(mut self, mut commands: mpsc::Receiver<Command>, control: &Control) {
-        while let Some(first) = commands.blocking_recv() {
-            let group = gather(first, &mut commands);
-            let began = Instant::now();
-            match self.persist(&group, control) {
-                Ok((answers, last_sequence)) => {
-                    Failpoint::Committed.reached();
-                    self.metrics.committed(began.elapsed());
-                    for kind in group.iter().flat_map(|command| command.write.events()) {
-                        self.metrics.event(kind);
-                    }
-                    control.size.store(file::size(&self.path), Ordering::Relaxed);
-                    self.publish(last_sequence);
-                    Failpoint::Published.reached();
-                    for (command, answer) in group.into_iter().zip(answers) {
-                        // Whoever doesn't wait any more need not be told.
-                        let _ = command.answer.send(Ok(answer));
-                    }
-                }
-                Err(error) => {
-                    tracing::error!("the store has failed for good: {error}");
-                    refuse(group, &mut commands, &error);
-                    return;
-                }
-            }
-        }
+        let runtime = Builder::new_current_thread().build().map_err(failed)?;
+        let disk = Disk { database: self, control: Arc::clone(&control) };
+        let writing = writer::run(disk, commands, committed, metrics);
+        let thread = thread::Builder::new().name("store-writer".to_owned());
+        let thread = thread.spawn(move || runtime.block_on(writing)).map_err(failed)?;
+        Ok(Handle { commands: Some(sender), thread: Some(thread), control })
     }
 
     /// Tries until the group is durable, or it is certain that it never will be.
@@ -183,6 +133,7 @@ impl Writer {
                     if control.failure().take().is_some() {
                         tracing::info!("{path} (store.path) can be written again");
                     }
+                    control.size.store(file::size(&self.path), Ordering::Relaxed);
                     return Ok(done);
                 }
                 Err(error) => error,
@@ -218,13 +169,17 @@ impl Writer {
         transaction.commit()?;
         Ok((answers, last_sequence))
     }
+}
 
-    fn publish(&self, last_sequence: u64) {
-        self.committed.send_if_modified(|committed| {
-            let grown = last_sequence > *committed;
-            *committed = last_sequence;
-            grown
-        });
+/// The database, as the thread writes to it.
+struct Disk {
+    database: Database,
+    control: Arc<Control>,
+}
+
+impl Medium for Disk {
+    async fn persist(&mut self, group: &[Command]) -> Result<(Vec<u64>, u64), StoreError> {
+        self.database.persist(group, &self.control)
     }
 }
 
@@ -253,27 +208,6 @@ impl Control {
             pages => pages,
         };
         connection.pragma_update(None, "max_page_count", pages).unwrap();
-    }
-}
-
-fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
-    let mut rows = first.write.rows();
-    let mut group = vec![first];
-    while rows < GROUP_ROWS
-        && let Ok(command) = commands.try_recv()
-    {
-        rows += command.write.rows();
-        group.push(command);
-    }
-    group
-}
-
-/// Memory is ahead of the disk from here on, so nothing may be written over what is missing.
-fn refuse(group: Vec<Command>, commands: &mut mpsc::Receiver<Command>, error: &StoreError) {
-    let rest = std::iter::from_fn(|| commands.blocking_recv());
-    for command in group.into_iter().chain(rest) {
-        // As above.
-        let _ = command.answer.send(Err(error.clone()));
     }
 }
 
