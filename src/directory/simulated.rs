@@ -42,11 +42,14 @@ impl Eyes {
         let directories = files.iter().map(|(directory, files)| Listing {
             directory: directory.clone(),
             files: match files {
-                Some(files) => Ok(files.iter().map(|(name, text)| {
-                    let path = directory.join(name);
-                    let found = found(&path, text);
-                    (path, found)
-                }).collect()),
+                Some(files) => Ok(files
+                    .iter()
+                    .map(|(name, text)| {
+                        let path = directory.join(name);
+                        let found = found(&path, text);
+                        (path, found)
+                    })
+                    .collect()),
                 None => Err(problem(directory, "can't be listed")),
             },
         });

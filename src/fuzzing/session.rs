@@ -11,8 +11,8 @@ use rand::rngs::StdRng;
 use super::model::{Model, kinds, sees};
 use crate::domain::{
     EndReason, Entry, EventKind, Exchange, Labels, Listed, Observation, Policy, Problem,
-    ProblemKind, Progress, Resource, ResourceKey, ResourceState, Session, SessionId, Snapshot, Step,
-    Timestamp, Transition,
+    ProblemKind, Progress, Resource, ResourceKey, ResourceState, Session, SessionId, Snapshot,
+    Step, Timestamp, Transition,
 };
 
 #[derive(Debug, Arbitrary)]

@@ -123,7 +123,8 @@ impl Book {
             *time = step.of(*time);
         }
         let missing_since = &mut self.session.missing_since;
-        let times = [&mut self.expiring, &mut self.last_good, &mut self.active_until, missing_since];
+        let times =
+            [&mut self.expiring, &mut self.last_good, &mut self.active_until, missing_since];
         for time in times.into_iter().flatten() {
             *time = step.of(*time);
         }
@@ -150,7 +151,10 @@ impl Book {
         let mut required: Vec<&ResourceKey> = required.iter().collect();
         open.sort();
         required.sort();
-        assert!(!open.is_empty() && open == required, "{required:?} is said to be open, not {open:?}");
+        assert!(
+            !open.is_empty() && open == required,
+            "{required:?} is said to be open, not {open:?}"
+        );
         let near = self.expires_at().minus(policy.expiring_before);
         assert!(!policy.expiring_before.is_zero() && now >= near, "it does not expire soon");
         assert_ne!(self.expiring, Some(self.expires_at()), "told twice that it expires soon");

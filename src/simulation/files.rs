@@ -102,10 +102,8 @@ impl Files {
                     self.last_good[file] = self.members[file].keys().copied().collect();
                 }
                 Condition::Gone => self.last_good[file].clear(),
-                Condition::Spoiled
-                | Condition::Empty
-                | Condition::Torn
-                | Condition::Unreadable => {}
+                Condition::Spoiled | Condition::Empty | Condition::Torn | Condition::Unreadable => {
+                }
             }
         }
         let named = self.named();
@@ -147,7 +145,7 @@ impl Files {
             );
             let more = (|| {
                 if let Some(interval) = entry.interval {
-                    write!(text, r#","interval":"{}s""#, interval.as_secs())?;
+                    write!(text, r#","interval":"{}ms""#, interval.as_millis())?;
                 }
                 if let Some(at) = entry.expires_at {
                     write!(text, r#","expires_at":"{at}""#)?;

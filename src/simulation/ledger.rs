@@ -43,9 +43,14 @@ pub(super) enum Journaled {
         events: Vec<(String, String)>,
     },
     Announced,
-    Cursor { sink: usize, up_to: u64 },
+    Cursor {
+        sink: usize,
+        up_to: u64,
+    },
     Forgotten,
-    Purge { up_to: u64 },
+    Purge {
+        up_to: u64,
+    },
 }
 
 impl Ledger {
@@ -99,7 +104,10 @@ impl Ledger {
         let gone: Vec<u64> = gone.copied().collect();
         for sequence in gone {
             let given = self.sinks.iter().all(|sink| sink.given >= sequence);
-            assert!(given && sequence <= up_to, "event {sequence} is purged before it is delivered");
+            assert!(
+                given && sequence <= up_to,
+                "event {sequence} is purged before it is delivered"
+            );
             self.present.remove(&sequence);
         }
     }

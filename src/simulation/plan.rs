@@ -91,8 +91,13 @@ pub(super) enum Act {
     Suspend(At),
     Reload(Limits, Duration),
     /// The process dies at so many steps from now, and is started again after so long.
-    Kill { steps: u64, down: At },
-    Stop { down: At },
+    Kill {
+        steps: u64,
+        down: At,
+    },
+    Stop {
+        down: At,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +109,10 @@ pub(super) enum Condition {
     Unreadable,
     Gone,
 }
+
+/// Cadences that a session file may ask for.
+const AMENDED_LEAST: Duration = Duration::from_secs(10);
+const AMENDED_MOST: Duration = Duration::from_secs(200);
 
 pub(super) const DIRECTORIES: usize = 2;
 pub(super) const FILES: usize = 4;
@@ -192,9 +201,10 @@ impl Plan {
                 }
             }
             while rng.random_bool(0.4) {
-                let interval = rng.random_bool(0.4).then(|| rng.random_range(10..200));
+                let interval = rng.random_bool(0.4);
+                let interval = interval.then(|| rng.random_range(AMENDED_LEAST..=AMENDED_MOST));
                 let expires = rng.random_bool(0.2).then(|| self.at(rng));
-                let amend = Act::Amend(n, interval.map(Duration::from_secs), expires.map(span));
+                let amend = Act::Amend(n, interval, expires.map(span));
                 self.acts.push((self.at(rng), amend));
             }
             if rng.random_bool(0.1) {
@@ -227,7 +237,8 @@ impl Plan {
         for _ in 0..rng.random_range(0..6) {
             let from = self.at(rng);
             let seconds = |rng: &mut StdRng, most| {
-                let seconds = if rng.random_bool(0.1) { 1 << 40 } else { rng.random_range(0..most) };
+                let seconds =
+                    if rng.random_bool(0.1) { 1 << 40 } else { rng.random_range(0..most) };
                 rng.random_bool(0.5).then(|| Duration::from_secs(seconds))
             };
             let (trouble, most) = match rng.random_range(0..15) {
@@ -275,6 +286,34 @@ impl Plan {
         }
     }
 
+    /// All that are ever in force.
+    pub(super) fn limits(&self) -> impl Iterator<Item = Limits> {
+        let reloaded = self.reloads().map(|(limits, _)| limits);
+        [self.limits].into_iter().chain(reloaded)
+    }
+
+    /// The longest cadence that a session may be polled at.
+    pub(super) fn longest_interval(&self) -> Duration {
+        let reloaded = self.reloads().map(|(_, interval)| interval);
+        reloaded.fold(self.policy.interval.max(AMENDED_MOST), Duration::max)
+    }
+
+    fn reloads(&self) -> impl Iterator<Item = (Limits, Duration)> {
+        self.acts.iter().filter_map(|(_, act)| match act {
+            Act::Reload(limits, interval) => Some((*limits, *interval)),
+            Act::Add(_)
+            | Act::Drop(_)
+            | Act::Amend(..)
+            | Act::Double(_)
+            | Act::File(..)
+            | Act::Hide(..)
+            | Act::SetClock(_)
+            | Act::Suspend(_)
+            | Act::Kill { .. }
+            | Act::Stop { .. } => None,
+        })
+    }
+
     pub(super) fn has(&self, at: At, trouble: impl Fn(Trouble) -> bool) -> Option<Trouble> {
         let under_way = |window: &&Window| (window.from..window.to).contains(&at);
         self.windows.iter().filter(under_way).map(|window| window.trouble).find(|t| trouble(*t))
@@ -283,7 +322,11 @@ impl Plan {
 
 /// Mostly a restart, at times a machine that was off.
 fn down(rng: &mut StdRng) -> At {
-    if rng.random_bool(0.8) { rng.random_range(0..5 * SECOND) } else { rng.random_range(0..30 * MINUTE) }
+    if rng.random_bool(0.8) {
+        rng.random_range(0..5 * SECOND)
+    } else {
+        rng.random_range(0..30 * MINUTE)
+    }
 }
 
 fn limits(rng: &mut StdRng) -> Limits {

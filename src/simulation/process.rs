@@ -118,9 +118,13 @@ impl Process {
         self.rest.spawn(mortal::<_, StoreError>(&self.world, "keeper of time", time));
         let store = Arc::clone(&self.store);
         let purge = purge(store, self.world.plan.retention);
-        self.rest.spawn(mortal(&self.world, "purge", async move { purge.await.map(|never| match never {}) }));
+        self.rest.spawn(mortal(&self.world, "purge", async move {
+            purge.await.map(|never| match never {})
+        }));
         let files = follow(Arc::clone(&self.world), Arc::clone(&self.store));
-        self.rest.spawn(mortal(&self.world, "files", async move { files.await.map(|never| match never {}) }));
+        self.rest.spawn(mortal(&self.world, "files", async move {
+            files.await.map(|never| match never {})
+        }));
     }
 
     /// Which part ended, though none does by itself.

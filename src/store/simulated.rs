@@ -242,4 +242,3 @@ impl<W: Surroundings> Journal for SimulatedJournal<W> {
         Ok(lock(&self.disk).log.forgotten(ids))
     }
 }
-
