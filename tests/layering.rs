@@ -23,6 +23,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("schema", &["domain"]),
     ("notify", &["status"]),
     ("fuzzing", &["config", "directory", "domain", "yoti"]),
+    (
+        "simulation",
+        &[
+            "clock",
+            "config",
+            "directory",
+            "domain",
+            "fuzzing",
+            "limiter",
+            "metrics",
+            "poller",
+            "sinks",
+            "store",
+            "yoti",
+        ],
+    ),
     ("status", &["clock", "directory", "domain", "poller", "sinks", "store"]),
     (
         "app",

@@ -145,7 +145,7 @@ impl Files {
             );
             let more = (|| {
                 if let Some(interval) = entry.interval {
-                    write!(text, r#","interval":"{}s""#, interval.as_secs())?;
+                    write!(text, r#","interval":"{}ms""#, interval.as_millis())?;
                 }
                 if let Some(at) = entry.expires_at {
                     write!(text, r#","expires_at":"{at}""#)?;

@@ -19,6 +19,7 @@ mod api;
 mod book;
 mod clock;
 mod files;
+mod laws;
 mod ledger;
 mod plan;
 mod process;
@@ -51,7 +52,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Also returns the trace.
-fn simulate(plan: Plan, seed: u64, dies_at: Option<usize>) -> (thread::Result<Outcome>, String) {
+fn simulate(plan: Plan, seed: u64, dies_at: Option<u64>) -> (thread::Result<Outcome>, String) {
     let world = Arc::new(World::new(plan, seed));
     let outcome = catch_unwind(AssertUnwindSafe(|| run::run(&world, dies_at)));
     (outcome, world.trace())
@@ -159,28 +160,31 @@ fn fixed_seeds_keep_every_law_and_see_everything() {
     }
 }
 
+/// Where something outside of the process is about to happen.
+const DEATHS: [&str; 11] = [
+    "ask",
+    "answer",
+    "ask state",
+    "place",
+    "begun",
+    "applied",
+    "committed",
+    "read",
+    "deliver",
+    "delivered",
+    "look",
+];
+
 /// All that must have happened for the laws to mean something.
 fn everything() -> impl Iterator<Item = String> {
-    const DEATHS: [&str; 11] = [
-        "ask",
-        "answer",
-        "ask state",
-        "place",
-        "begun",
-        "applied",
-        "committed",
-        "read",
-        "deliver",
-        "delivered",
-        "look",
-    ];
-    const OTHER: [&str; 39] = [
+    const OTHER: [&str; 40] = [
         "active poll",
         "amended",
         "boot",
         "changed during its poll",
         "checkpoint",
         "clock set",
+        "clock set while down",
         "death at now",
         "delivered",
         "delivered again",
@@ -237,12 +241,14 @@ fn fresh_seeds_keep_every_law() {
     run_all(count, seed).conclude();
 }
 
-/// `SIMULATION_SEED` names the run, of which all is printed.
+/// `SIMULATION_SEED` names the run, of which all is printed; with `SIMULATION_DEATH` it is a small
+/// one, and the await at which its first process dies.
 #[test]
 fn replay() {
-    let asked = number("SIMULATION_SEED");
+    let (asked, death) = (number("SIMULATION_SEED"), number("SIMULATION_DEATH"));
     let seed = asked.unwrap_or(1);
-    let (outcome, trace) = simulate(Plan::draw(seed), seed, None);
+    let plan = if death.is_some() { Plan::small(seed) } else { Plan::draw(seed) };
+    let (outcome, trace) = simulate(plan, seed, death);
     if asked.is_some() {
         println!("{trace}");
     }
@@ -265,15 +271,25 @@ fn a_seed_is_the_same_run_to_the_byte() {
 /// between which it has done nothing, the first stands for all.
 #[test]
 fn death_at_every_await_loses_nothing() {
-    let seed = number("SIMULATION_SEED").unwrap_or(1);
-    let (outcome, _) = simulate(Plan::small(seed), seed, None);
-    let steps = outcome.expect("a run without a death").steps;
-    let matters = |n: &usize| *n == 0 || steps[*n] > steps[*n - 1];
-    let places: Vec<usize> = (0..steps.len()).filter(matters).map(|n| n + 1).collect();
-    println!("{} of {} awaits", places.len(), steps.len());
-    let next = AtomicUsize::new(0);
-    let place = || places.get(next.fetch_add(1, Ordering::Relaxed)).map(|place| *place as u64);
-    let total =
-        run_all(place, |place| simulate(Plan::small(seed), seed, usize::try_from(place).ok()).0);
-    assert!(total.failed.is_empty(), "seed {seed} breaks a law if it dies at {:?}", total.failed);
+    for seed in 1..=number("SIMULATION_SEEDS").unwrap_or(1) {
+        let (outcome, _) = simulate(Plan::small(seed), seed, None);
+        let steps = outcome.expect("a run without a death").steps;
+        let matters = |n: &usize| *n == 0 || steps[*n] > steps[*n - 1];
+        let deaths: Vec<u64> = (0..steps.len()).filter(matters).map(|n| n as u64 + 1).collect();
+        println!("seed {seed}: {} of {} awaits", deaths.len(), steps.len());
+        let next = AtomicUsize::new(0);
+        let death = || deaths.get(next.fetch_add(1, Ordering::Relaxed)).copied();
+        let total = run_all(death, |death| simulate(Plan::small(seed), seed, Some(death)).0);
+        for death in &total.failed {
+            println!(
+                "replay: SIMULATION_SEED={seed} SIMULATION_DEATH={death} \
+                 cargo test --lib simulation::replay -- --nocapture"
+            );
+        }
+        assert!(total.failed.is_empty(), "seed {seed}, dying at {:?}, breaks a law", total.failed);
+        assert!(deaths.len() > 100 && total.deaths >= deaths.len() as u64);
+        for point in DEATHS {
+            assert!(total.count(&format!("death at {point}")) > 0, "no death at {point}");
+        }
+    }
 }

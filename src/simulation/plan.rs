@@ -110,6 +110,10 @@ pub(super) enum Condition {
     Gone,
 }
 
+/// Cadences that a session file may ask for.
+const AMENDED_LEAST: Duration = Duration::from_secs(10);
+const AMENDED_MOST: Duration = Duration::from_secs(200);
+
 pub(super) const DIRECTORIES: usize = 2;
 pub(super) const FILES: usize = 4;
 
@@ -197,9 +201,10 @@ impl Plan {
                 }
             }
             while rng.random_bool(0.4) {
-                let interval = rng.random_bool(0.4).then(|| rng.random_range(10..200));
+                let interval = rng.random_bool(0.4);
+                let interval = interval.then(|| rng.random_range(AMENDED_LEAST..=AMENDED_MOST));
                 let expires = rng.random_bool(0.2).then(|| self.at(rng));
-                let amend = Act::Amend(n, interval.map(Duration::from_secs), expires.map(span));
+                let amend = Act::Amend(n, interval, expires.map(span));
                 self.acts.push((self.at(rng), amend));
             }
             if rng.random_bool(0.1) {
@@ -279,6 +284,34 @@ impl Plan {
         if rng.random_bool(0.3) {
             self.acts.push((self.at(rng), Act::Stop { down: down(rng) }));
         }
+    }
+
+    /// All that are ever in force.
+    pub(super) fn limits(&self) -> impl Iterator<Item = Limits> {
+        let reloaded = self.reloads().map(|(limits, _)| limits);
+        [self.limits].into_iter().chain(reloaded)
+    }
+
+    /// The longest cadence that a session may be polled at.
+    pub(super) fn longest_interval(&self) -> Duration {
+        let reloaded = self.reloads().map(|(_, interval)| interval);
+        reloaded.fold(self.policy.interval.max(AMENDED_MOST), Duration::max)
+    }
+
+    fn reloads(&self) -> impl Iterator<Item = (Limits, Duration)> {
+        self.acts.iter().filter_map(|(_, act)| match act {
+            Act::Reload(limits, interval) => Some((*limits, *interval)),
+            Act::Add(_)
+            | Act::Drop(_)
+            | Act::Amend(..)
+            | Act::Double(_)
+            | Act::File(..)
+            | Act::Hide(..)
+            | Act::SetClock(_)
+            | Act::Suspend(_)
+            | Act::Kill { .. }
+            | Act::Stop { .. } => None,
+        })
     }
 
     pub(super) fn has(&self, at: At, trouble: impl Fn(Trouble) -> bool) -> Option<Trouble> {

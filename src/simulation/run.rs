@@ -12,7 +12,7 @@ use super::plan::{Act, At, FILES, MINUTE, Plan, SECOND, Trouble, millis, span};
 use super::process::Process;
 use super::world::{Lateness, World};
 use crate::config::Limits;
-use crate::domain::SessionId;
+use crate::domain::{Policy, Session, SessionId};
 use crate::store::Store;
 
 /// What a run came to.
@@ -33,7 +33,7 @@ enum End {
 }
 
 /// Carries the plan out; the first process dies at that step, if one is given.
-pub(super) fn run(world: &Arc<World>, first_dies_at: Option<usize>) -> Outcome {
+pub(super) fn run(world: &Arc<World>, first_dies_at: Option<u64>) -> Outcome {
     let mut dies_at = first_dies_at;
     let mut acts = VecDeque::from(world.plan.acts.clone());
     let mut steps = None;
@@ -64,7 +64,12 @@ pub(super) fn run(world: &Arc<World>, first_dies_at: Option<usize>) -> Outcome {
     }
 }
 
-async fn life(world: &Arc<World>, dies_at: Option<usize>, acts: &mut VecDeque<(At, Act)>) -> End {
+async fn life(world: &Arc<World>, dies_at: Option<u64>, acts: &mut VecDeque<(At, Act)>) -> End {
+    while acts.front().is_some_and(|(at, _)| *at <= world.at())
+        && let Some((_, act)) = acts.pop_front()
+    {
+        meanwhile(world, act);
+    }
     world.begin(dies_at);
     let mut process = Process::start(world);
     same(world, &process).await;
@@ -101,7 +106,9 @@ async fn life(world: &Arc<World>, dies_at: Option<usize>, acts: &mut VecDeque<(A
                 world.state().say(format_args!("stops, in time: {stopped}"));
                 return End::Down(down);
             }
-            Some((_, Act::Reload(limits, interval))) => reload(world, &process, limits, interval),
+            Some((_, Act::Reload(limits, interval))) => {
+                process.reload(reload(world, limits, interval), limits);
+            }
             Some((_, act)) => carry_out(world, act),
             None if over.is_none() => {
                 over = Some(now + quiet(&world.plan));
@@ -122,20 +129,7 @@ async fn life(world: &Arc<World>, dies_at: Option<usize>, acts: &mut VecDeque<(A
 
 /// How long it may take until all has come to rest.
 fn quiet(plan: &Plan) -> At {
-    let amended = plan.acts.iter().filter_map(|(_, act)| match act {
-        Act::Amend(_, interval, _) => *interval,
-        Act::Reload(_, interval) => Some(*interval),
-        Act::Add(_)
-        | Act::Drop(_)
-        | Act::Double(_)
-        | Act::File(..)
-        | Act::Hide(..)
-        | Act::SetClock(_)
-        | Act::Suspend(_)
-        | Act::Kill { .. }
-        | Act::Stop { .. } => None,
-    });
-    let longest = amended.fold(plan.policy.interval.max(plan.policy.backoff_max), Duration::max);
+    let longest = plan.longest_interval().max(plan.policy.backoff_max);
     // The longest `Retry-After` that is honoured.
     let hour = plan.windows.iter().any(|window| {
         let (Trouble::ServerError(Some(wait)) | Trouble::RateLimited(Some(wait))) = window.trouble
@@ -147,7 +141,7 @@ fn quiet(plan: &Plan) -> At {
     3 * millis(longest) + 3 * MINUTE + if hour { 3_700 * SECOND } else { 0 }
 }
 
-fn carry_out(world: &Arc<World>, act: Act) {
+fn carry_out(world: &World, act: Act) {
     match act {
         Act::SetClock(by) => return world.set_clock(by),
         Act::Suspend(millis) => return world.suspend(millis),
@@ -192,20 +186,38 @@ fn carry_out(world: &Arc<World>, act: Act) {
     }
 }
 
-fn reload(world: &World, process: &Process, limits: Limits, interval: Duration) {
-    let policy = {
-        let mut state = world.state();
-        let at = state.at();
-        state.policy.interval = interval;
-        // Those under way stay.
-        let most = state.limits.max_in_flight.max(limits.max_in_flight);
-        state.limits = Limits { max_in_flight: most, ..limits };
-        state.traffic.limit(limits, at);
-        state.disturb();
-        state.cover("reload");
-        state.policy.clone()
-    };
-    process.reload(policy, limits);
+/// Something happens while there is no process.
+fn meanwhile(world: &World, act: Act) {
+    match act {
+        Act::Kill { .. } | Act::Stop { .. } | Act::Suspend(_) => {}
+        Act::Reload(limits, interval) => {
+            reload(world, limits, interval);
+        }
+        Act::SetClock(_) => {
+            world.state().cover("clock set while down");
+            carry_out(world, act);
+        }
+        Act::Add(_)
+        | Act::Drop(_)
+        | Act::Amend(..)
+        | Act::Double(_)
+        | Act::File(..)
+        | Act::Hide(..) => carry_out(world, act),
+    }
+}
+
+/// Another configuration is in force from here on.
+fn reload(world: &World, limits: Limits, interval: Duration) -> Policy {
+    let mut state = world.state();
+    let at = state.at();
+    state.policy.interval = interval;
+    // Those under way stay.
+    let most = state.limits.max_in_flight.max(limits.max_in_flight);
+    state.limits = Limits { max_in_flight: most, ..limits };
+    state.traffic.limit(limits, at);
+    state.disturb();
+    state.cover("reload");
+    state.policy.clone()
 }
 
 /// What is read from the disk is what was put there.
@@ -223,7 +235,7 @@ async fn same(world: &World, process: &Process) {
         let resources: BTreeMap<_, _> = resources.collect();
         assert_eq!(resources, book.session.resources, "{}", session.id());
     }
-    let kept: Vec<SessionId> = sessions.iter().map(|session| session.id()).collect();
+    let kept: Vec<SessionId> = sessions.iter().map(Session::id).collect();
     for (id, _) in state.ledger.live() {
         assert!(kept.contains(id), "{id} is lost");
     }
@@ -232,6 +244,7 @@ async fn same(world: &World, process: &Process) {
 /// Nothing has happened for long: all is known and as it truly is.
 async fn settled(world: &World, process: &Process) {
     same(world, process).await;
+    let wall = world.wall();
     let mut state = world.state();
     let at = state.at();
     let (named, horizon) = (state.files.named(), world.plan.horizon);
@@ -257,6 +270,7 @@ async fn settled(world: &World, process: &Process) {
         if !book.is_alive() {
             continue;
         }
+        assert!(book.expires_at() > wall, "{id} goes on after its deadline");
         let heard = state.ledger.last_heard(id).expect("a session that is known");
         assert!(heard > horizon, "{id} has not been heard of since {heard}");
         if let Some(listed) = truth.states(at) {

@@ -62,7 +62,7 @@ pub(super) struct Life {
     /// At each await that it came to, how much it had done that somebody could know of.
     steps: Vec<u64>,
     pub(super) done: u64,
-    dies_at: Option<usize>,
+    dies_at: Option<u64>,
     /// The same, counted in those alone at which something outside of it happens.
     dies_outside: Option<u64>,
     /// How long the machine is without it once it is dead.
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// A process begins, in a runtime of its own.
-    pub(super) fn begin(&self, dies_at: Option<usize>) {
+    pub(super) fn begin(&self, dies_at: Option<u64>) {
         let unavailable = self.disk.lock().expect("whole").unavailable().is_some();
         let mut state = self.state();
         let at = state.life.base;
@@ -216,7 +216,7 @@ impl World {
         }
         let done = state.life.done;
         state.life.steps.push(done);
-        let dies = state.life.dies_at == Some(state.life.steps.len());
+        let dies = state.life.dies_at == Some(state.life.steps.len() as u64);
         if dies {
             state.death(point);
             self.died.notify_one();
@@ -230,14 +230,14 @@ impl World {
             let mut state = self.state();
             state.life.dies_outside = match state.life.dies_outside {
                 Some(0) => {
-                    state.life.dies_at = Some(state.life.steps.len() + 1);
+                    state.life.dies_at = Some(state.life.steps.len() as u64 + 1);
                     None
                 }
                 more => more.map(|more| more - 1),
             };
         }
         if !self.step(point) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -340,17 +340,6 @@ impl World {
             state.cover("disk fails");
         }
         (span(takes), fails)
-    }
-
-    /// Whether polls fit into the limits with room to spare, whatever happens.
-    pub(super) fn is_roomy(&self) -> bool {
-        let rates = self.plan.acts.iter().filter_map(|(_, act)| match act {
-            super::plan::Act::Reload(limits, _) => Some(limits.rate),
-            _ => None,
-        });
-        let rate = rates.fold(self.plan.limits.rate, f64::min);
-        let sessions = u32::try_from(self.plan.truths.len()).expect("few");
-        f64::from(sessions) <= 2.5 * rate
     }
 }
 

@@ -292,8 +292,8 @@ impl<J: Journal> Store for Ledger<J> {
     }
 
     async fn keep_time(&self) -> Result<Infallible, StoreError> {
+        // One that came since the store was opened counts as a change.
         let mut policy = self.policy.clone();
-        policy.mark_unchanged();
         loop {
             self.take_step().await?;
             let now = self.clock.now();

@@ -1,4 +1,4 @@
-//! The store that ends with its process: for the simulation, and the measure of the others.
+//! The store that ends with its process: for tests, and the measure of the others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -158,6 +158,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use rand::SeedableRng;
     use rand::rngs::StdRng;
@@ -168,7 +169,42 @@ mod tests {
     use crate::store::Store;
     use crate::store::conformance::{entry, id};
 
-    /// What the simulation rests on: no thread and no disk stands between it and its clock.
+    /// A reload may come before the keeper of time has begun.
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_came_before_time_is_kept_is_taken_up() {
+        let hour = Duration::from_secs(3_600);
+        let policy = Policy { interval: hour, ..Policy::default() };
+        let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(0)));
+        let policy = watch::Sender::new(Arc::new(policy));
+        let store = Arc::new(MemoryStore::new(&Context {
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            policy: policy.subscribe(),
+            seed: 1,
+            source: "ibvwatch".to_owned(),
+            metrics: Writes::default(),
+        }));
+        store.track(vec![entry(1)]).await.unwrap();
+        let lease = store.next_due().await.unwrap();
+        let now = clock.now().wall;
+        let transition = lease.session.observe(
+            Observation::Configuration(Snapshot { ttl: None, resources: Vec::new() }),
+            None,
+            Exchange { sent: now, arrived: now, outage: false },
+            &policy.borrow().clone(),
+            &mut StdRng::seed_from_u64(1),
+        );
+        store.commit(lease, transition).await.unwrap();
+        policy.send_replace(Arc::new(Policy::default()));
+        let time = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.keep_time().await }
+        });
+        store.next_due().await.unwrap();
+        assert!(clock.now().wall.since(now) <= hour / 10, "{}", clock.now().wall);
+        time.abort();
+    }
+
+    /// What other tests rest on: no thread and no disk stands between it and its clock.
     #[tokio::test(start_paused = true)]
     async fn a_day_of_polls_passes_by_a_paused_clock_alone() {
         let policy = Policy { jitter: 0.0, ..Policy::default() };

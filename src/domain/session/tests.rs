@@ -409,6 +409,11 @@ fn a_clock_set_back_while_the_daemon_was_down_keeps_no_session_waiting() {
     life.now = life.now.minus(50 * MINUTE);
     life.session.resume(life.now, &life.policy, &mut life.rng);
     assert!(life.next_poll() <= life.policy.interval, "{:?}", life.next_poll());
+
+    let mut unpolled = Life::tracked();
+    unpolled.now = unpolled.now.minus(50 * MINUTE);
+    unpolled.session.resume(unpolled.now, &unpolled.policy, &mut unpolled.rng);
+    assert!(unpolled.next_poll() <= unpolled.policy.interval, "{:?}", unpolled.next_poll());
 }
 
 #[test]

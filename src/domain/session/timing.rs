@@ -17,9 +17,9 @@ impl Session {
     ///
     /// A session whose deadline passed meanwhile is not given up unseen: it has a last poll.
     pub fn resume<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
-        // A poll that lies in the future shows that the clock has been set back since.
-        let overdue =
-            self.schedule.poll_at <= now || self.schedule.last_poll.is_some_and(|last| last > now);
+        // What was done in the future shows that the clock has been set back since.
+        let last = self.schedule.last_poll.unwrap_or(self.life.tracked_at);
+        let overdue = self.schedule.poll_at <= now || last > now;
         if overdue || self.schedule.poll_at > now.plus(self.longest_delay(now, policy)) {
             let within =
                 if self.life.observed { self.cadence(now, policy) } else { Duration::ZERO };
