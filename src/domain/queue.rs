@@ -77,6 +77,11 @@ impl DueQueue {
         Some(id)
     }
 
+    /// Whose timers are due at `now`, in the order in which they ran out.
+    pub fn timers_due(&self, now: Timestamp) -> impl Iterator<Item = SessionId> {
+        self.timers.iter().take_while(move |&&(at, _)| at <= now).map(|&(_, id)| id)
+    }
+
     /// Takes out the session that is to be polled first at `now`, with when and for what it was
     /// due.
     pub fn pop_poll(&mut self, now: Timestamp) -> Option<(SessionId, Timestamp, Urgency)> {

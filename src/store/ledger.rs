@@ -30,9 +30,6 @@ use crate::failpoint::Failpoint;
 /// little a session, small enough that a poll which waits behind it hardly notices.
 const BATCH: usize = 10_000;
 
-/// Sessions looked through under one lock for somebody who looks: less than a poll notices.
-const PORTION: usize = 1_000;
-
 /// The longest sleep: the wall clock may be stepped, and the machine suspended, in the middle
 /// of any.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -406,30 +403,8 @@ impl<J: Journal> Store for Ledger<J> {
     }
 
     async fn find_sessions(&self, query: &SessionQuery) -> Result<SessionPage, StoreError> {
-        let now = self.now();
-        let most = query.limit.saturating_add(1);
-        let portion = if query.filter.is_empty() { most.min(PORTION) } else { PORTION };
-        let mut page = SessionPage::default();
-        let mut after = query.after;
-        loop {
-            let sessions = self.registry().behind(after, portion);
-            after = sessions.last().map(|session| session.id());
-            let is_last = sessions.len() < portion;
-            for session in sessions {
-                if !query.filter.passes(&session, now) {
-                    continue;
-                }
-                if page.sessions.len() == query.limit {
-                    page.next = page.sessions.last().map(|session| session.id());
-                    return Ok(page);
-                }
-                page.sessions.push(session);
-            }
-            if is_last {
-                return Ok(page);
-            }
-            tokio::task::yield_now().await;
-        }
+        let behind = |after, portion| self.registry().behind(after, portion);
+        Ok(query.answer(self.now(), behind).await)
     }
 
     async fn find_events(&self, query: EventQuery) -> Result<EventPage, StoreError> {

@@ -91,6 +91,11 @@ impl Registry {
         self.queue.next_timer().is_some_and(|at| at <= now)
     }
 
+    /// Sessions for which time has brought something about; it is left to the caller to decide it.
+    pub(super) fn timers_due(&self, now: Timestamp) -> impl Iterator<Item = SessionId> {
+        self.queue.timers_due(now)
+    }
+
     /// Decides what time has brought about, for at most `limit` sessions.
     pub(super) fn elapse(
         &mut self,
