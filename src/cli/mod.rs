@@ -10,6 +10,7 @@ mod man;
 mod plan;
 mod poll;
 mod privacy;
+mod records;
 mod run;
 mod schema;
 mod sessions;
