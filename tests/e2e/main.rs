@@ -20,6 +20,7 @@ mod logs;
 mod lost_events;
 mod manual;
 mod metrics;
+mod nats;
 mod odd_answers;
 mod output;
 mod privacy;
