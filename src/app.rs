@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::clock::{Clock, SteadyClock, SystemClock};
 use crate::config::{Api, Config};
 use crate::directory;
-use crate::domain::Policy;
+use crate::domain::{Policy, Timestamp};
 use crate::failpoint::Failpoint;
 use crate::http;
 use crate::limiter::Bucket;
@@ -28,7 +28,7 @@ use crate::poller::{self, Poller, PollerError};
 use crate::refresh;
 use crate::sinks::{self, DispatchError, Journald, Stdout, dispatch};
 use crate::status::{self, Stage, Status};
-use crate::store::{Context, Gauges, SqliteStore, Store, StoreError};
+use crate::store::{Context, Gauges, JetStreamStore, SqliteStore, Store, StoreError};
 use crate::yoti;
 
 /// How the outside steers a running daemon.
@@ -109,18 +109,60 @@ const DELTAS_WAITING: usize = 4;
 pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(SystemClock));
     let started = clock.now().wall;
+    // First, since nothing is to be begun with a key that can't be used.
     let api = client(&config.api)?;
     let (policy, policy_now) = watch::channel(Arc::new(config.policy.clone()));
     let metrics = Metrics::new();
     let context = Context {
         clock: Arc::clone(&clock),
-        policy: policy_now.clone(),
+        policy: policy_now,
         seed: rand::random(),
         source: config.events.source.clone(),
         metrics: metrics.writes.clone(),
     };
-    let store = Arc::new(open_store(&config.store.path, context).await?);
-    let bucket = Arc::new(Bucket::new(config.limits, Arc::clone(&clock)));
+    let ground = Ground { clock, started, api, policy, metrics };
+    let Some(settings) = config.store.jetstream.clone() else {
+        let store = Arc::new(open_database(&config.store.path, context).await?);
+        let refresh = refresh_on_request(&config.store.path, &store);
+        let place = config.store.path.display().to_string();
+        return run_on(store, &place, ground, config, control, refresh).await;
+    };
+    let in_flight = config.limits.max_in_flight;
+    let (store, preflight) = JetStreamStore::open(&settings, in_flight, &context).await?;
+    info!(
+        node = settings.node,
+        server_version = preflight.version,
+        "what an acknowledgement of stream {} means: {}",
+        settings.name,
+        preflight.durability
+    );
+    let place = format!("JetStream stream {} at {}", settings.name, settings.servers.join(", "));
+    run_on(Arc::new(store), &place, ground, config, control, None).await
+}
+
+/// What is there before there is a store.
+struct Ground {
+    clock: Arc<dyn Clock>,
+    started: Timestamp,
+    api: Arc<yoti::Client>,
+    policy: watch::Sender<Arc<Policy>>,
+    metrics: Metrics,
+}
+
+/// Runs the daemon on a store; `refresh` is ended first.
+async fn run_on<S: Store>(
+    store: Arc<S>,
+    place: &str,
+    ground: Ground,
+    config: Config,
+    control: Control,
+    refresh: Option<JoinHandle<()>>,
+) -> Result<Ending, AppError> {
+    let Ground { clock, started, api, policy, metrics } = ground;
+    let policy_now = policy.subscribe();
+    let nodes = store.nodes();
+    let limits = config.limits.shared_by(*nodes.borrow());
+    let bucket = Arc::new(Bucket::new(limits, Arc::clone(&clock)));
     let (bucket, bucket_now) = watch::channel(bucket);
     let (max_in_flight, max_in_flight_now) = watch::channel(config.limits.max_in_flight);
     let settings = poller::Settings {
@@ -173,11 +215,10 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sessions = store.listed().len(),
-        store = %config.store.path.display(),
+        store = place,
         api = config.api.base_url.authority(),
         "ibvwatch is running"
     );
-    let refresh = refresh_on_request(&config.store.path, &store);
     let mut daemon = Daemon {
         config,
         clock,
@@ -186,6 +227,7 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         policy,
         bucket,
         max_in_flight,
+        nodes,
         status,
         directory_report,
         time,
@@ -213,8 +255,8 @@ fn client(api: &Api) -> Result<Arc<yoti::Client>, AppError> {
 }
 
 /// The sink that standard output is: the journal has a protocol of its own.
-fn standard_output(
-    store: &Arc<SqliteStore>,
+fn standard_output<S: Store>(
+    store: &Arc<S>,
     clock: &Arc<dyn Clock>,
     flush: &CancellationToken,
 ) -> Result<(&'static str, watch::Receiver<sinks::Report>, Dispatching), AppError> {
@@ -256,15 +298,15 @@ fn refresh_on_request(database: &Path, store: &Arc<SqliteStore>) -> Option<JoinH
     Some(tokio::spawn(refresh::serve(listener, write_down)))
 }
 
-async fn open_store(path: &Path, context: Context) -> Result<SqliteStore, AppError> {
+async fn open_database(path: &Path, context: Context) -> Result<SqliteStore, AppError> {
     let path = path.to_owned();
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path, &context));
     let died = |error| AppError::Died { part: "store", error: Some(error) };
     Ok(opened.await.map_err(died)??)
 }
 
-async fn purge(
-    store: Arc<SqliteStore>,
+async fn purge<S: Store>(
+    store: Arc<S>,
     retention: Duration,
     sinks: Vec<&'static str>,
 ) -> Result<Infallible, StoreError> {
@@ -283,14 +325,16 @@ struct Taken {
     unwanted: usize,
 }
 
-struct Daemon {
+struct Daemon<S> {
     config: Config,
     clock: Arc<dyn Clock>,
     api: Arc<yoti::Client>,
-    store: Arc<SqliteStore>,
+    store: Arc<S>,
     policy: watch::Sender<Arc<Policy>>,
     bucket: watch::Sender<Arc<Bucket>>,
     max_in_flight: watch::Sender<usize>,
+    /// How many share the request budget.
+    nodes: watch::Receiver<usize>,
     status: Status,
     directory_report: watch::Sender<directory::Report>,
     time: JoinHandle<Result<Infallible, StoreError>>,
@@ -300,7 +344,7 @@ struct Daemon {
     http: Option<http::Server>,
 }
 
-impl Daemon {
+impl<S: Store> Daemon<S> {
     /// Keeps the registry in step with the session files, and waits for something to end.
     async fn tend(&mut self, mut control: Control) -> Result<Ending, AppError> {
         let (mut watching, mut changes) = self.watch_directories();
@@ -339,12 +383,16 @@ impl Daemon {
                     () = control.stop.cancelled() => return Ok(Ending::Stopped),
                     done = self.take_over(delta, &mut taken) => done?,
                 },
+                Ok(()) = self.nodes.changed() => self.share_budget(),
                 Ok(()) = control.reload.changed() => {
                     let config = control.reload.borrow_and_update().clone();
-                    if config.is_some_and(|config| self.reload(&config)) {
-                        watching.abort();
-                        (watching, changes) = self.watch_directories();
-                        taken = Taken::default();
+                    if let Some(config) = config {
+                        if self.reload(&config) {
+                            watching.abort();
+                            (watching, changes) = self.watch_directories();
+                            taken = Taken::default();
+                        }
+                        self.store.limit_in_flight(self.config.limits.max_in_flight).await?;
                     }
                     control.service.reloaded();
                 }
@@ -383,6 +431,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// Takes this node's share of the request budget, as many as there are.
+    fn share_budget(&mut self) {
+        let nodes = *self.nodes.borrow_and_update();
+        let limits = self.config.limits.shared_by(nodes);
+        info!(
+            nodes,
+            rate_limit = limits.rate,
+            burst = limits.burst,
+            "the request budget is shared"
+        );
+        let bucket = Bucket::spent(limits, Arc::clone(&self.clock));
+        self.bucket.send_replace(Arc::new(bucket));
+    }
+
     /// Takes over what can change while running; true if the directories are to be watched anew.
     fn reload(&mut self, new: &Config) -> bool {
         let old = self.config.clone();
@@ -396,7 +458,8 @@ impl Daemon {
         };
         self.policy.send_replace(Arc::new(in_force.policy.clone()));
         if new.limits != old.limits {
-            let bucket = Bucket::new(new.limits, Arc::clone(&self.clock));
+            let limits = new.limits.shared_by(*self.nodes.borrow());
+            let bucket = Bucket::new(limits, Arc::clone(&self.clock));
             self.bucket.send_replace(Arc::new(bucket));
         }
         self.max_in_flight.send_replace(new.limits.max_in_flight);
@@ -469,6 +532,9 @@ impl Daemon {
         // Until here it has told that a stop is under way; from here on nothing is left to ask.
         if let Some(http) = self.http {
             http.stop().await;
+        }
+        if tokio::time::timeout_at(deadline, self.store.close()).await.is_err() {
+            warn!("what this node had begun could not be handed over in time; others wait for it");
         }
         // The store's writer is waited for, but not longer than for anything else.
         let close = tokio::task::spawn_blocking(move || drop(self.store));

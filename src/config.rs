@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::directory;
 use crate::domain::Policy;
 use crate::http;
+use crate::store::jetstream;
 use crate::yoti;
 use crate::yoti::{
     BaseUrl, Bearer, ClientError, InvalidSdkId, KeyError, PrivateKey, SessionPath, Signer,
@@ -112,8 +113,20 @@ pub struct Limits {
     pub max_in_flight: usize,
 }
 
+impl Limits {
+    /// What each of so many nodes may ask for, so that together they keep the limits. The last is
+    /// the cluster's own to keep.
+    #[must_use]
+    pub fn shared_by(self, nodes: usize) -> Self {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
+        Self { rate: self.rate / f64::from(nodes), burst: (self.burst / nodes).max(1), ..self }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
+    /// The cluster's store, in place of a database, if that is what is configured.
+    pub jetstream: Option<jetstream::Settings>,
     pub path: PathBuf,
     pub retention: Duration,
 }

@@ -32,6 +32,14 @@ impl Bucket {
         Self { limiter: RateLimiter::direct_with_clock(quota, clock.clone()), clock }
     }
 
+    /// One that has to fill first: what it replaces may have been spent a moment ago.
+    #[must_use]
+    pub fn spent(limits: Limits, clock: Arc<dyn Clock>) -> Self {
+        let bucket = Self::new(limits, clock);
+        while bucket.try_take().is_ok() {}
+        bucket
+    }
+
     /// Takes a token, or says how long it is until there may be one.
     ///
     /// # Errors

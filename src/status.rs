@@ -15,6 +15,7 @@ use crate::directory;
 use crate::domain::{Cause, Census, Pace, Problem, Timestamp};
 use crate::poller;
 use crate::sinks;
+use crate::store::jetstream::Cluster;
 use crate::store::{Gauges, WriteFailure};
 
 /// Where the daemon stands between its start and its end.
@@ -76,6 +77,8 @@ pub struct Condition {
     pub write_failure: Option<WriteFailure>,
     /// Bytes that the store takes on the disk, where there is one.
     pub store_size: Option<u64>,
+    /// The nodes that share the store, where it is shared.
+    pub cluster: Option<Cluster>,
 }
 
 impl Condition {
@@ -204,6 +207,7 @@ impl Status {
             api: api(),
             write_failure: store.as_ref().and_then(|store| store.write_failure()),
             store_size: store.as_ref().and_then(|store| store.size()),
+            cluster: store.as_ref().and_then(|store| store.cluster()),
         };
         condition.troubles = condition.find_troubles(self.silence());
         condition
@@ -334,8 +338,7 @@ fn unwritable(failure: &WriteFailure) -> Trouble {
         severity: Severity::Critical,
         what: format!("the store can't be written, and polling waits for it: {}", failure.error),
         place: Some(failure.path.display().to_string()),
-        remedy: "make room or mend the disk; it is tried again every second, and nothing is lost"
-            .to_owned(),
+        remedy: failure.remedy.to_owned(),
         since: Some(failure.since),
     }
 }

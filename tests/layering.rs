@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sinks", &["clock", "domain", "failpoint", "store"]),
     ("sim", &["clock", "domain"]),
     ("http", &["clock", "domain", "metrics", "status", "store", "view"]),
-    ("config", &["clock", "directory", "domain", "http", "yoti"]),
+    ("config", &["clock", "directory", "domain", "http", "store", "yoti"]),
     ("limiter", &["clock", "config"]),
     ("poller", &["clock", "domain", "failpoint", "limiter", "metrics", "store", "yoti"]),
     ("refresh", &[]),

@@ -12,6 +12,7 @@ use crate::clock::SystemClock;
 use crate::config::{Api, AuthMethod, Loaded, Place};
 use crate::directory;
 use crate::domain::{Observation, SessionId};
+use crate::store::jetstream::{self, Preflight};
 use crate::yoti::{Client, SessionApi};
 
 #[derive(Debug, Args)]
@@ -58,12 +59,24 @@ impl Check {
                 }
             }
         }
+        let mut acknowledged = None;
+        if let (true, Some(settings)) = (self.online, &loaded.config().store.jetstream) {
+            match runtime()?.block_on(jetstream::Reader::preflight(settings)) {
+                Ok(Preflight { version, durability }) => {
+                    acknowledged = Some(format!(
+                        "online: stream {} on nats-server {version}: {durability}",
+                        settings.name
+                    ));
+                }
+                Err(error) => findings.problem(None, error.to_string()),
+            }
+        }
         if findings.problems > 0 {
             return Err(Failure::unusable(findings));
         }
         let mut out = anstream::stdout().lock();
         findings.lines().try_for_each(|line| writeln!(out, "{line}"))?;
-        if let Some(said) = online {
+        for said in online.into_iter().chain(acknowledged) {
             writeln!(out, "{said}")?;
         }
         writeln!(out, "ok: configuration, key and {} session entries", scan.entries.len())?;

@@ -5,11 +5,11 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::failure::SUCCESS;
+use super::records::Records;
 use super::table::printable_json;
 use super::{ConfigFiles, Failure, runtime};
 use crate::domain::{EventKind, SessionId};
 use crate::store::EventFilter;
-use crate::store::sqlite::Reader;
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
@@ -43,18 +43,18 @@ fn kind(text: &str) -> Result<EventKind, String> {
 impl Events {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
-        let reader = Reader::open(&config.store.path)?;
         let filter = EventFilter { session: self.session, kind: self.kind };
         let mut after = self.after;
-        if !self.follow {
-            while print_page(&reader, filter, &mut after)? {}
-            return Ok(SUCCESS);
-        }
         runtime()?.block_on(async {
+            let records = Records::open(&config.store).await?;
+            if !self.follow {
+                while print_page(&records, filter, &mut after).await? {}
+                return Ok(SUCCESS);
+            }
             let mut look = tokio::time::interval(LOOK_EVERY);
             loop {
                 look.tick().await;
-                while print_page(&reader, filter, &mut after)? {}
+                while print_page(&records, filter, &mut after).await? {}
                 if reader_has_gone() {
                     return Ok(SUCCESS);
                 }
@@ -72,8 +72,12 @@ fn reader_has_gone() -> bool {
 }
 
 /// Prints the next events; false when there were none.
-fn print_page(reader: &Reader, filter: EventFilter, after: &mut u64) -> Result<bool, Failure> {
-    let events = reader.events(*after, PAGE, filter)?;
+async fn print_page(
+    records: &Records,
+    filter: EventFilter,
+    after: &mut u64,
+) -> Result<bool, Failure> {
+    let events = records.events(*after, PAGE, filter).await?;
     let mut out = std::io::stdout().lock();
     for event in &events {
         let line = printable_json(event.to_line().map_err(Failure::failed)?);

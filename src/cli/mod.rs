@@ -11,6 +11,7 @@ mod man;
 mod plan;
 mod poll;
 mod privacy;
+mod records;
 mod run;
 mod schema;
 mod sessions;

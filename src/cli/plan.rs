@@ -5,13 +5,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::failure::SUCCESS;
+use super::records::Records;
 use super::table::{BOLD, Cell, GREEN, RED, Table, terminal_width};
-use super::{ConfigFiles, Failure};
+use super::{ConfigFiles, Failure, runtime};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::directory;
 use crate::domain::{Advice, Capacity, Demand, Latency, Plan as Figures, Policy, Timestamp};
-use crate::store::sqlite::Reader;
 use crate::view::span;
 
 #[derive(Debug, Args)]
@@ -61,10 +61,15 @@ impl Plan {
 /// What is tracked: by the store, or by the session files before the daemon's first start.
 fn tracked(config: &Config) -> Result<(Demand, String), Failure> {
     let path = &config.store.path;
-    if path.exists() {
-        let sessions = Reader::open(path)?.sessions()?;
+    let place = match &config.store.jetstream {
+        Some(settings) => Some(format!("stream {}", settings.name)),
+        None => path.exists().then(|| path.display().to_string()),
+    };
+    if let Some(place) = place {
+        let sessions =
+            runtime()?.block_on(async { Records::open(&config.store).await?.sessions().await })?;
         let demand = Demand::of_sessions(&sessions, &config.policy);
-        return Ok((demand, format!("tracked in {}", path.display())));
+        return Ok((demand, format!("tracked in {place}")));
     }
     let survey = directory::survey(&config.sessions.directories);
     let mut source = "named in the session files".to_owned();

@@ -5,12 +5,13 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::failure::SUCCESS;
+use super::records::Records;
 use super::table::{Cell, DIM, RED, Table, phase_style, printable_json, terminal_width};
-use super::{ConfigFiles, Failure};
+use super::{ConfigFiles, Failure, runtime};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Phase, PhaseName, Progress, Session, Timestamp};
-use crate::refresh::{self, Refreshed};
-use crate::store::sqlite::Reader;
+use crate::refresh::Refreshed;
+use crate::store::StoreError;
 use crate::view::{SessionView, relative};
 
 #[derive(Debug, Args)]
@@ -33,10 +34,12 @@ fn phase_names() -> impl TypedValueParser<Value = PhaseName> {
 impl Sessions {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
-        let refreshed = refresh::ask(&config.store.path);
-        let reader = Reader::open(&config.store.path)?;
+        let refreshed = Records::refreshed(&config.store);
+        let (mut sessions, nodes) = runtime()?.block_on(async {
+            let records = Records::open(&config.store).await?;
+            Ok::<_, StoreError>((records.sessions().await?, records.nodes().await?))
+        })?;
         let now = SystemClock.now().wall;
-        let mut sessions = reader.sessions()?;
         sessions.retain(|s| self.phase.is_none_or(|phase| s.phase(now).name() == phase));
         let mut out = anstream::stdout().lock();
         if self.json {
@@ -46,6 +49,11 @@ impl Sessions {
             return Ok(SUCCESS);
         }
         write(&mut out, &mut sessions, self.phase, now)?;
+        if !nodes.is_empty() {
+            let nodes: Vec<String> =
+                nodes.iter().map(|(name, polls)| format!("{name} ({polls} polls)")).collect();
+            writeln!(out, "{DIM}nodes, with the last minute's polls: {}{DIM:#}", nodes.join(", "))?;
+        }
         if !sessions.is_empty() {
             let note = match refreshed {
                 Refreshed::Yes => return Ok(SUCCESS),

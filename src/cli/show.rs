@@ -3,16 +3,15 @@ use std::io::Write;
 use clap::Args;
 
 use super::failure::SUCCESS;
+use super::records::Records;
 use super::sessions::{next_poll, progress};
 use super::table::{
     BOLD, Cell, DIM, RED, Table, phase_style, printable_json, state_style, terminal_width,
 };
-use super::{ConfigFiles, Failure};
+use super::{ConfigFiles, Failure, runtime};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Record, ResourceState, Session, SessionId, Timestamp};
-use crate::refresh;
-use crate::store::EventFilter;
-use crate::store::sqlite::Reader;
+use crate::store::{EventFilter, StoreError};
 use crate::view::{SessionView, relative, said};
 
 #[derive(Debug, Args)]
@@ -33,25 +32,18 @@ impl Show {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
         // An old schedule is better than none.
-        let _ = refresh::ask(&config.store.path);
-        let reader = Reader::open(&config.store.path)?;
-        let Some(session) = reader.session(self.id)? else {
+        let _ = Records::refreshed(&config.store);
+        let found = runtime()?.block_on(async {
+            let records = Records::open(&config.store).await?;
+            let Some(session) = records.session(self.id).await? else { return Ok(None) };
+            Ok::<_, StoreError>(Some((session, self.timeline(&records).await?)))
+        });
+        let Some((session, timeline)) = found? else {
             return Err(Failure::failed(format!(
                 "session {} is not known here; `ibvwatch sessions` lists those that are",
                 self.id
             )));
         };
-        let filter = EventFilter { session: Some(self.id), kind: None };
-        let mut timeline: Vec<Record> = Vec::new();
-        loop {
-            let after = timeline.last().map_or(0, |event| event.sequence);
-            let page = reader.events(after, PAGE, filter)?;
-            let last = page.len() < PAGE;
-            timeline.extend(page);
-            if last {
-                break;
-            }
-        }
         let now = SystemClock.now().wall;
         let mut out = anstream::stdout().lock();
         if self.json {
@@ -64,6 +56,20 @@ impl Show {
             write(&mut out, &session, &timeline, now)?;
         }
         Ok(SUCCESS)
+    }
+
+    async fn timeline(&self, records: &Records) -> Result<Vec<Record>, StoreError> {
+        let filter = EventFilter { session: Some(self.id), kind: None };
+        let mut timeline: Vec<Record> = Vec::new();
+        loop {
+            let after = timeline.last().map_or(0, |event| event.sequence);
+            let page = records.events(after, PAGE, filter).await?;
+            let last = page.len() < PAGE;
+            timeline.extend(page);
+            if last {
+                return Ok(timeline);
+            }
+        }
     }
 }
 

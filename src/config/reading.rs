@@ -10,6 +10,7 @@ use super::shape::{Shape, written};
 use super::sources::{Environment, Sources};
 use super::{Api, Config, Events, Limits, Log, LogFormat, Store, auth};
 use crate::domain::Policy;
+use crate::store::jetstream;
 use crate::yoti::{BaseUrl, SessionPath};
 use crate::{directory, http};
 
@@ -166,14 +167,90 @@ fn limits(sources: &mut Sources) -> Limits {
 }
 
 fn store(sources: &mut Sources, environment: &Environment) -> Store {
-    sources.choice("store.kind", [("sqlite", ())]);
+    let in_cluster = sources.choice("store.kind", [("sqlite", false), ("jetstream", true)]);
+    let jetstream = jetstream(sources);
     let state = environment.get("STATE_DIRECTORY").map_or("/var/lib/ibvwatch", String::as_str);
     let path = Path::new(state).join("ibvwatch.db");
     let shape = Shape::filled_text().default(&path);
     Store {
+        jetstream: in_cluster.unwrap_or(false).then_some(jetstream),
         path: sources.text("store.path", shape).map_or(path, PathBuf::from),
         retention: duration(sources, "store.retention", 30 * DAY, secs(1)..=3_660 * DAY),
     }
+}
+
+fn jetstream(sources: &mut Sources) -> jetstream::Settings {
+    let local = ["nats://127.0.0.1:4222"];
+    let parse = |servers: Vec<String>| {
+        let is_address =
+            |server: &String| ["nats://", "tls://"].iter().any(|scheme| server.starts_with(scheme));
+        match servers.iter().find(|server| !is_address(server)) {
+            Some(server) => Err(format!("{server:?} is no address; write nats://HOST:PORT")),
+            None if servers.is_empty() => Err("is empty; name at least one server".to_owned()),
+            None => Ok(servers),
+        }
+    };
+    let shape = Shape::list().not_empty().default(local);
+    let servers = sources.texts("store.jetstream.servers", shape, "addresses", parse);
+    let mut file = |key| sources.text(key, Shape::filled_text()).map(PathBuf::from);
+    let credentials_file = file("store.jetstream.credentials_file");
+    let nkey_file = file("store.jetstream.nkey_file");
+    let ca_file = file("store.jetstream.ca_file");
+    let certificate_file = file("store.jetstream.certificate_file");
+    let key_file = file("store.jetstream.key_file");
+    if certificate_file.is_some() != key_file.is_some() {
+        let (key, other) = match key_file {
+            None => ("store.jetstream.certificate_file", "store.jetstream.key_file"),
+            Some(_) => ("store.jetstream.key_file", "store.jetstream.certificate_file"),
+        };
+        sources.problem(key, format!("is of no use without {other}; write both"));
+    }
+    let node = name(sources, "store.jetstream.node", Shape::filled_text(), host_name);
+    jetstream::Settings {
+        servers: servers.unwrap_or_else(|| local.map(str::to_owned).into()),
+        credentials_file,
+        nkey_file,
+        ca_file,
+        certificate_file,
+        key_file,
+        name: {
+            let default = "ibvwatch";
+            let shape = Shape::filled_text().default(default);
+            name(sources, "store.jetstream.name", shape, || default.to_owned())
+        },
+        replicas: {
+            let replicas = integer(sources, "store.jetstream.replicas", 1, 1..=5);
+            usize::try_from(replicas).unwrap_or(1)
+        },
+        owner: name(sources, "store.jetstream.owner", Shape::filled_text(), || node.clone()),
+        node,
+        sweep: jetstream::Sweep::default(),
+    }
+}
+
+/// A name that NATS takes.
+fn name(
+    sources: &mut Sources,
+    key: &'static str,
+    shape: Shape,
+    default: impl FnOnce() -> String,
+) -> String {
+    let parse = |value: config::Value| {
+        let text = value.into_string().map_err(|_| "write a text".to_owned())?;
+        if jetstream::Settings::is_name(&text) {
+            return Ok(text);
+        }
+        Err(format!("{text:?} is no name; write 1 to 64 letters, digits, - and _"))
+    };
+    sources.take(key, shape, parse).unwrap_or_else(default)
+}
+
+/// The machine's name, made one that NATS takes.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let fits = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+    let name: String = name.chars().map(fits).take(64).collect();
+    if name.is_empty() { "node".to_owned() } else { name }
 }
 
 fn events(sources: &mut Sources) -> Events {

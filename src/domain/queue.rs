@@ -102,6 +102,14 @@ impl DueQueue {
         Some(seat)
     }
 
+    /// Whose timers are due at `now`, in the order in which they ran out.
+    #[must_use]
+    pub fn timers_due(&self, now: Timestamp) -> Vec<Seat> {
+        let mut due = self.lanes[TIMERS].up_to(now);
+        due.sort_unstable();
+        due.into_iter().map(|(_, seat)| seat).collect()
+    }
+
     /// Takes out the session that is to be polled first at `now`, with when and for what it was
     /// due.
     pub fn pop_poll(&mut self, now: Timestamp) -> Option<(Seat, Timestamp, Urgency)> {

@@ -190,6 +190,7 @@ async fn the_critical_comes_first() {
     world.store.lock().unwrap().write_failure = Some(WriteFailure {
         path: "/var/lib/ibvwatch/ibvwatch.db".into(),
         error: "database or disk is full".to_owned(),
+        remedy: "make room or mend the disk",
         since: NOON,
     });
     let troubles = world.status.condition().troubles;

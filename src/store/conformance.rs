@@ -1,13 +1,14 @@
 //! What every store must do, as tests that each of them passes.
 //!
 //! The wall clock is the test's and moves only when told to; `next_due` sleeps by tokio's clock,
-//! at most a second, and is asked anew after each step.
+//! at most a second, and is asked anew after each step. A store across a network notices a step
+//! after a moment, its home's `LAG`.
 
 use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{
-    Context, EventFilter, EventQuery, Gauges, Lease, MemoryStore, Position, SessionFilter,
-    SessionQuery, SqliteStore, Store, StoreError,
+    Context, EventFilter, EventQuery, Gauges, JetStreamStore, Lease, MemoryStore, Position,
+    SessionFilter, SessionQuery, SqliteStore, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::domain::{
@@ -28,6 +29,7 @@ use crate::domain::{
     PhaseName, Policy, Record, Session, SessionId, Snapshot, Timestamp, Transition,
 };
 use crate::metrics::Writes;
+use crate::store::jetstream::{Settings, Sweep};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -37,7 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A kind of store, and the place where one of them is.
 pub(super) trait Home: Default + Send + Sync + 'static {
     type Store: Store;
-    fn open(&self, context: &Context) -> Self::Store;
+    /// How long it may take until the store knows of a step of the clock.
+    const LAG: Duration = Duration::ZERO;
+    /// Whether events are numbered without gaps.
+    const GAPLESS: bool = true;
+    fn open(&self, context: &Context) -> impl Future<Output = Self::Store> + Send;
 }
 
 #[derive(Default)]
@@ -46,7 +52,7 @@ pub(super) struct InMemory;
 impl Home for InMemory {
     type Store = MemoryStore;
 
-    fn open(&self, context: &Context) -> MemoryStore {
+    async fn open(&self, context: &Context) -> MemoryStore {
         MemoryStore::new(context)
     }
 }
@@ -62,8 +68,53 @@ impl Default for OnDisk {
 impl Home for OnDisk {
     type Store = SqliteStore;
 
-    fn open(&self, context: &Context) -> SqliteStore {
+    async fn open(&self, context: &Context) -> SqliteStore {
         SqliteStore::open(&self.0.path().join("ibvwatch.db"), context).unwrap()
+    }
+}
+
+#[path = "../../tests/nats/server.rs"]
+mod nats_server;
+
+/// A stream of its own on the one server of this process.
+pub(super) struct OnNats {
+    pub(super) settings: Settings,
+}
+
+static SERVER: OnceLock<(nats_server::Server, TempDir)> = OnceLock::new();
+static STREAMS: AtomicUsize = AtomicUsize::new(0);
+
+impl Default for OnNats {
+    fn default() -> Self {
+        let (server, _) = SERVER.get_or_init(|| {
+            let directory = TempDir::new().unwrap();
+            (nats_server::Server::start(directory.path()), directory)
+        });
+        let n = STREAMS.fetch_add(1, Ordering::Relaxed);
+        let settings = Settings {
+            servers: vec![server.url()],
+            credentials_file: None,
+            nkey_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            name: format!("test{n}"),
+            replicas: 1,
+            node: "a".to_owned(),
+            owner: "a".to_owned(),
+            sweep: Sweep { every: Duration::from_millis(20), lost_after: Duration::ZERO },
+        };
+        Self { settings }
+    }
+}
+
+impl Home for OnNats {
+    type Store = JetStreamStore;
+    const LAG: Duration = Duration::from_secs(1);
+    const GAPLESS: bool = false;
+
+    async fn open(&self, context: &Context) -> JetStreamStore {
+        JetStreamStore::open(&self.settings, 64, context).await.unwrap().0
     }
 }
 
@@ -91,15 +142,56 @@ pub(super) struct World<H: Home> {
     pub(super) store: H::Store,
 }
 
-impl<H: Home> World<H> {
+impl World<OnDisk> {
     pub(super) fn new() -> Self {
-        let policy = Policy { jitter: 0.0, ..Policy::default() };
-        let policy = watch::Sender::new(Arc::new(policy));
-        let noon: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
-        let clock = Arc::new(ManualClock(AtomicI64::new(noon.as_millis())));
-        let home = H::default();
-        let store = home.open(&context(&clock, &policy));
+        let (clock, policy, home) = surroundings::<OnDisk>();
+        let path = home.0.path().join("ibvwatch.db");
+        let store = SqliteStore::open(&path, &context(&clock, &policy)).unwrap();
         Self { clock, policy, home, store }
+    }
+}
+
+fn surroundings<H: Home>() -> (Arc<ManualClock>, watch::Sender<Arc<Policy>>, H) {
+    let policy = Policy { jitter: 0.0, ..Policy::default() };
+    let noon: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+    let clock = Arc::new(ManualClock(AtomicI64::new(noon.as_millis())));
+    (clock, watch::Sender::new(Arc::new(policy)), H::default())
+}
+
+impl<H: Home> World<H> {
+    pub(super) async fn begin() -> Self {
+        let (clock, policy, home) = surroundings::<H>();
+        let store = home.open(&context(&clock, &policy)).await;
+        Self { clock, policy, home, store }
+    }
+
+    /// Gives the future the time that it needs if there is something for it at all.
+    pub(super) async fn briefly<F: Future>(&self, future: F) -> Poll<F::Output> {
+        let mut future = pin!(future);
+        match poll_once(future.as_mut()).await {
+            Poll::Pending if H::LAG > Duration::ZERO => {
+                tokio::time::timeout(H::LAG, future).await.map_or(Poll::Pending, Poll::Ready)
+            }
+            polled => polled,
+        }
+    }
+
+    /// The sequence of the log's nth event.
+    pub(super) async fn place(&self, n: usize) -> u64 {
+        let query =
+            EventQuery { from: Position::After(0), limit: n, filter: EventFilter::default() };
+        let page = self.store.find_events(query).await.unwrap();
+        page.events[n - 1].sequence
+    }
+
+    /// The events are all of the log's, in order.
+    fn assert_in_sequence(&self, events: &[Record]) {
+        let sequences = events.iter().map(|event| event.sequence);
+        if H::GAPLESS {
+            assert!(sequences.eq(1..=events.len() as u64));
+        } else {
+            assert!(sequences.is_sorted_by(|a, b| a < b));
+        }
     }
 
     pub(super) fn context(&self) -> Context {
@@ -127,7 +219,7 @@ impl<H: Home> World<H> {
     pub(super) async fn due(&self) -> Option<Lease> {
         patiently(async {
             self.keep_time().await;
-            match poll_once(pin!(self.store.next_due())).await {
+            match self.briefly(self.store.next_due()).await {
                 Poll::Ready(lease) => Some(lease.unwrap()),
                 Poll::Pending => None,
             }
@@ -141,7 +233,7 @@ impl<H: Home> World<H> {
         let due =
             |session: &Session| session.wake(&policy).is_some_and(|wake| wake.timer <= self.now());
         loop {
-            let time = poll_once(pin!(self.store.keep_time())).await;
+            let time = self.briefly(self.store.keep_time()).await;
             assert!(time.is_pending(), "{time:?}");
             self.settle().await;
             if !self.store.sessions().await.unwrap().iter().any(due) {
@@ -189,11 +281,11 @@ impl<H: Home> World<H> {
     /// Whether a sink would wait.
     async fn nothing_for(&self, sink: &str) -> bool {
         let read = self.store.read_events(sink, 1_000_000);
-        tokio::time::timeout(Duration::from_millis(50), read).await.is_err()
+        tokio::time::timeout(H::LAG + Duration::from_millis(50), read).await.is_err()
     }
 }
 
-fn context(clock: &Arc<ManualClock>, policy: &watch::Sender<Arc<Policy>>) -> Context {
+pub(super) fn context(clock: &Arc<ManualClock>, policy: &watch::Sender<Arc<Policy>>) -> Context {
     Context {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         policy: policy.subscribe(),
@@ -259,7 +351,7 @@ async fn what_is_committed_is_read_in_order<H: Home>(w: World<H>) {
         ]
     );
     assert_eq!(ids(&events), numbered(1, 1..=4));
-    assert!(events.iter().map(|event| event.sequence).eq(1..=4));
+    w.assert_in_sequence(&events);
     let limited = w.store.read_events("sink", 3).await.unwrap();
     assert_eq!(lines(&limited), lines(&events[..3]));
 }
@@ -269,7 +361,7 @@ async fn a_sink_waits_until_there_is_something_for_it<H: Home>(w: World<H>) {
     assert!(poll_once(read.as_mut()).await.is_pending());
     w.track(&[1]).await;
     assert_eq!(kinds(&patiently(read).await.unwrap()), ["session.tracked"]);
-    w.store.ack_events("sink", 1).await.unwrap();
+    w.store.ack_events("sink", w.place(1).await).await.unwrap();
     assert!(w.nothing_for("sink").await);
 }
 
@@ -296,7 +388,7 @@ async fn a_stale_commit_is_refused_whole_and_the_session_is_due_again<H: Home>(w
     let refused = w.store.commit(lease, transition).await;
     assert_eq!(refused, Err(StoreError::Stale(id(1))));
     assert_eq!(w.session(1).await.unwrap(), before);
-    assert_eq!(w.read("sink").await.last().unwrap().sequence, before.sequence());
+    assert_eq!(w.read("sink").await.len() as u64, before.sequence());
 
     let again = w.lease().await;
     assert_eq!(again.session.entry(), &amended);
@@ -324,7 +416,7 @@ async fn a_session_is_leased_to_one_at_a_time<H: Home>(w: World<H>) {
     w.clock.advance(60 * MINUTE);
     // Neither time nor a new entry brings out a session that is in flight.
     w.store.track(vec![Entry { interval: Some(MINUTE), ..entry(1) }]).await.unwrap();
-    assert!(poll_once(pin!(w.store.next_due())).await.is_pending());
+    assert!(w.briefly(w.store.next_due()).await.is_pending());
 }
 
 async fn sessions_fall_due_in_order_and_not_before<H: Home>(w: World<H>) {
@@ -356,12 +448,12 @@ async fn who_waits_is_woken_by_a_new_session_and_by_a_release<H: Home>(w: World<
     let mut next = pin!(w.store.next_due());
     assert!(poll_once(next.as_mut()).await.is_pending());
     w.track(&[1]).await;
-    let lease = poll_once(next.as_mut()).await;
+    let lease = w.briefly(next).await;
     let Poll::Ready(Ok(lease)) = lease else { panic!("not woken by a new session") };
     let mut next = pin!(w.store.next_due());
     assert!(poll_once(next.as_mut()).await.is_pending());
     w.store.release(lease);
-    assert!(poll_once(next.as_mut()).await.is_ready(), "not woken by a release");
+    assert!(w.briefly(next).await.is_ready(), "not woken by a release");
 }
 
 async fn a_waiter_that_gives_up_takes_nothing_with_it<H: Home>(w: World<H>) {
@@ -424,7 +516,7 @@ async fn a_life_begun_under_an_old_lease_refuses_its_answer<H: Home>(w: World<H>
     let lease = w.lease().await;
     w.untrack(1).await;
     w.track(&[1]).await;
-    assert!(poll_once(pin!(w.store.next_due())).await.is_pending(), "still in flight");
+    assert!(w.briefly(w.store.next_due()).await.is_pending(), "still in flight");
     let transition = w.decide(&lease, answer("REQUIRED"));
     assert_eq!(w.store.commit(lease, transition).await, Err(StoreError::Stale(id(1))));
     assert_eq!(w.poll(answer("REQUIRED")).await, id(1));
@@ -444,7 +536,8 @@ async fn counting_goes_on_even_after_all_was_forgotten<H: Home>(w: World<H>) {
     w.track(&[1]).await;
     let events = w.read("sink").await;
     assert_eq!(ids(&events), numbered(1, 3..=3));
-    assert_eq!(events[0].sequence, last + 1);
+    assert!(events[0].sequence > last);
+    assert!(!H::GAPLESS || events[0].sequence == last + 1);
 }
 
 async fn many_are_forgotten_at_once<H: Home>(w: World<H>) {
@@ -479,13 +572,13 @@ async fn purging_keeps_what_is_listed_young_or_alive<H: Home>(w: World<H>) {
 
 async fn purging_keeps_what_a_sink_has_not_delivered<H: Home>(w: World<H>) {
     w.track(&[1, 2, 3]).await;
-    w.store.ack_events("ahead", 3).await.unwrap();
-    w.store.ack_events("behind", 1).await.unwrap();
+    w.store.ack_events("ahead", w.place(3).await).await.unwrap();
+    w.store.ack_events("behind", w.place(1).await).await.unwrap();
     w.clock.advance(31 * DAY);
     let before = w.read("behind").await;
     w.store.purge(30 * DAY, &["ahead", "behind"]).await.unwrap();
     assert_eq!(lines(&w.read("behind").await), lines(&before));
-    w.store.purge(30 * DAY, &["ahead", "never seen"]).await.unwrap();
+    w.store.purge(30 * DAY, &["ahead", "never-seen"]).await.unwrap();
     assert_eq!(lines(&w.read("behind").await), lines(&before));
     assert_eq!(w.read("newcomer").await.len(), 2);
     w.store.purge(30 * DAY, &["ahead"]).await.unwrap();
@@ -506,10 +599,10 @@ async fn a_session_in_flight_is_not_forgotten<H: Home>(w: World<H>) {
 
 async fn sinks_advance_each_on_its_own<H: Home>(w: World<H>) {
     w.track(&[1, 2, 3]).await;
-    w.store.ack_events("a", 2).await.unwrap();
+    w.store.ack_events("a", w.place(2).await).await.unwrap();
     assert_eq!(w.read("a").await.len(), 1);
     assert_eq!(w.read("b").await.len(), 3, "an unknown sink starts at the oldest");
-    w.store.ack_events("b", 1).await.unwrap();
+    w.store.ack_events("b", w.place(1).await).await.unwrap();
     assert_eq!(w.read("a").await.len(), 1);
     assert_eq!(w.read("b").await.len(), 2);
 }
@@ -519,7 +612,7 @@ async fn a_cursor_neither_goes_back_nor_beyond_the_log<H: Home>(w: World<H>) {
     w.store.ack_events("sink", u64::MAX).await.unwrap();
     w.track(&[3]).await;
     assert_eq!(w.read("sink").await.len(), 1, "an event was skipped");
-    w.store.ack_events("sink", 1).await.unwrap();
+    w.store.ack_events("sink", w.place(1).await).await.unwrap();
     assert_eq!(w.read("sink").await.len(), 1, "the cursor went back");
 }
 
@@ -546,7 +639,7 @@ async fn what_time_brings_about_is_told_while_nothing_is_due<H: Home>(w: World<H
     let expires_at = Some(w.now().plus(2 * DAY));
     w.store.track(vec![Entry { expires_at, ..entry(1) }]).await.unwrap();
     w.poll(answer("REQUIRED")).await;
-    w.store.ack_events("sink", 2).await.unwrap();
+    w.store.ack_events("sink", w.place(2).await).await.unwrap();
     w.clock.advance(DAY);
     w.keep_time().await;
     assert_eq!(kinds(&w.read("sink").await), ["session.expiring"]);
@@ -590,7 +683,7 @@ async fn many_workers_leave_no_gap<H: Home>(w: World<H>) {
     }
     patiently(workers.join_all()).await;
     let events = w.read("sink").await;
-    assert!(events.iter().map(|event| event.sequence).eq(1..=events.len() as u64));
+    w.assert_in_sequence(&events);
     for n in 0..200 {
         let subject = Some(id(n));
         let of_one = events.iter().filter(|event| event.subject == subject);
@@ -680,12 +773,23 @@ async fn events_are_found_in_both_directions<H: Home>(w: World<H>) {
     w.poll(answer("REQUIRED")).await;
     w.poll(answer("REQUIRED")).await;
     w.untrack(1).await;
-    assert_eq!(*w.store.recorded().borrow(), 5);
+    // Here, events go by the number of their place in the log.
+    let mut places = vec![0];
+    for n in 1..=5 {
+        places.push(w.place(n).await);
+    }
+    assert_eq!(*w.store.recorded().borrow(), places[5]);
+    let place = |n: u64| usize::try_from(n).ok().and_then(|n| places.get(n).copied()).unwrap_or(n);
+    let number = |sequence: u64| places.iter().position(|&place| place == sequence).unwrap();
     let find = async |from, limit, session: Option<u16>, kind| {
+        let from = match from {
+            Position::After(n) => Position::After(place(n)),
+            Position::Before(n) => Position::Before(if n > 5 { u64::MAX } else { place(n) }),
+        };
         let filter = EventFilter { session: session.map(id), kind };
         let page = w.store.find_events(EventQuery { from, limit, filter }).await.unwrap();
-        let sequences: Vec<u64> = page.events.iter().map(|event| event.sequence).collect();
-        (sequences, page.next)
+        let numbers: Vec<usize> = page.events.iter().map(|event| number(event.sequence)).collect();
+        (numbers, page.next.map(number))
     };
     let (after, before) = (Position::After, Position::Before);
     let tracked = Some(EventKind::SessionTracked);
@@ -709,7 +813,7 @@ macro_rules! conformance {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
-                    super::$name(super::World::<$home>::new()).await;
+                    super::$name(super::World::<$home>::begin().await).await;
                 }
             )*
         }
@@ -720,6 +824,8 @@ macro_rules! for_every_store {
     ($($name:ident)*) => {
         conformance!(memory, crate::store::conformance::InMemory: $($name)*);
         conformance!(sqlite, crate::store::conformance::OnDisk: $($name)*);
+        // They say in their names that they need a nats-server.
+        conformance!(nats, crate::store::conformance::OnNats: $($name)*);
     };
 }
 
@@ -892,7 +998,7 @@ proptest! {
     fn both_stores_come_to_the_same(ops in prop::collection::vec(ops(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (memory, disk) = (World::<InMemory>::new(), World::<OnDisk>::new());
+            let (memory, disk) = (World::<InMemory>::begin().await, World::<OnDisk>::begin().await);
             for op in &ops {
                 memory.perform(op).await;
                 disk.perform(op).await;

@@ -30,9 +30,6 @@ use crate::failpoint::Failpoint;
 /// little a session, small enough that a poll which waits behind it hardly notices.
 const BATCH: usize = 10_000;
 
-/// Sessions looked through under one lock for somebody who looks: less than a poll notices.
-const PORTION: usize = 1_000;
-
 /// The longest sleep: the wall clock may be stepped, and the machine suspended, in the middle
 /// of any.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -426,26 +423,9 @@ impl<J: Journal> Store for Ledger<J> {
 
     async fn find_sessions(&self, query: &SessionQuery) -> Result<SessionPage, StoreError> {
         let now = self.now();
-        let most = query.limit.saturating_add(1);
-        let filter = query.filter.prepared();
-        let portion = if query.filter.is_empty() { most.min(PORTION) } else { PORTION };
-        let mut page = SessionPage::default();
-        let mut after = query.after;
-        loop {
-            let (found, last) = self.registry().search(after, portion, &filter, now);
-            for session in found {
-                if page.sessions.len() == query.limit {
-                    page.next = page.sessions.last().map(|session| session.id());
-                    return Ok(page);
-                }
-                page.sessions.push(session);
-            }
-            if last.is_none() {
-                return Ok(page);
-            }
-            after = last;
-            tokio::task::yield_now().await;
-        }
+        let search =
+            |after, portion, filter: &_| self.registry().search(after, portion, filter, now);
+        Ok(query.answer(search).await)
     }
 
     async fn find_events(&self, query: EventQuery) -> Result<EventPage, StoreError> {

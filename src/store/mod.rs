@@ -30,6 +30,7 @@ use crate::metrics::Writes;
 mod archive;
 #[cfg(test)]
 mod conformance;
+pub mod jetstream;
 mod journal;
 mod ledger;
 mod memory;
@@ -41,6 +42,7 @@ pub mod sqlite;
 mod writer;
 
 pub use archive::{Carried, ExportError, ImportError};
+pub use jetstream::JetStreamStore;
 pub use memory::MemoryStore;
 pub use query::{
     EventFilter, EventPage, EventQuery, Position, SessionFilter, SessionPage, SessionQuery,
@@ -61,6 +63,11 @@ pub trait Gauges: Send + Sync + 'static {
 
     /// Bytes on the disk as of the last write; none where there is no disk.
     fn size(&self) -> Option<u64>;
+
+    /// Who shares the store, and how they fare; none where it is one process's own.
+    fn cluster(&self) -> Option<jetstream::Cluster> {
+        None
+    }
 }
 
 /// What the store tries again and again to write. Polls wait for it, and nothing is lost.
@@ -69,6 +76,8 @@ pub struct WriteFailure {
     pub path: PathBuf,
     /// As the database says it.
     pub error: String,
+    /// What to do about it.
+    pub remedy: &'static str,
     pub since: Timestamp,
 }
 
@@ -164,6 +173,17 @@ pub trait Store: Gauges {
     /// Makes the present schedule durable, so that after a restart due times are where they were.
     fn checkpoint(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// How many processes share the work, this one among them.
+    fn nodes(&self) -> watch::Receiver<usize> {
+        watch::Sender::new(1).subscribe()
+    }
+
+    /// How many polls all processes together may have under way.
+    fn limit_in_flight(&self, most: usize) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = most;
+        std::future::ready(Ok(()))
+    }
+
     /// Forgets sessions that ended, and events that happened, more than `retention` ago. A
     /// session that a file still names is kept, and so is an event that one of `sinks` has not
     /// delivered. What a forgotten session's last `session_sequence` was is remembered without
@@ -173,6 +193,12 @@ pub trait Store: Gauges {
         retention: Duration,
         sinks: &[&str],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Leaves what this process has begun to others, where there are others. Whatever is asked of
+    /// the store afterwards may wait for ever.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// A session handed out to be polled.

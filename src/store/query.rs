@@ -31,6 +31,41 @@ pub struct SessionPage {
     pub next: Option<SessionId>,
 }
 
+/// Sessions looked through under one lock for somebody who looks: less than a poll notices.
+const PORTION: usize = 1_000;
+
+impl SessionQuery {
+    /// Answers the query by what `search` finds in portions, in order of id: among so many
+    /// sessions behind one, those that pass the filter, and the last of them all, unless there are
+    /// none behind it.
+    pub(super) async fn answer<F>(&self, search: F) -> SessionPage
+    where
+        F: Fn(Option<SessionId>, usize, &Prepared<'_>) -> (Vec<Arc<Session>>, Option<SessionId>)
+            + Send,
+    {
+        let most = self.limit.saturating_add(1);
+        let filter = self.filter.prepared();
+        let portion = if self.filter.is_empty() { most.min(PORTION) } else { PORTION };
+        let mut page = SessionPage::default();
+        let mut after = self.after;
+        loop {
+            let (found, last) = search(after, portion, &filter);
+            for session in found {
+                if page.sessions.len() == self.limit {
+                    page.next = page.sessions.last().map(|session| session.id());
+                    return page;
+                }
+                page.sessions.push(session);
+            }
+            if last.is_none() {
+                return page;
+            }
+            after = last;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 impl SessionFilter {
     #[must_use]
     pub fn is_empty(&self) -> bool {

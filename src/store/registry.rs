@@ -68,6 +68,16 @@ impl Registry {
 
     const SORTED_AT_ONCE: usize = 10_000;
 
+    /// Takes in a session as somebody else decided on it, in the place of what was known of it.
+    pub(super) fn put(&mut self, session: &Session, policy: &Policy) {
+        if let Some((seat, before)) = self.at(session.id()) {
+            self.replace(seat, &before, session, false, policy);
+        } else {
+            self.insert(session, false, policy);
+            self.sort();
+        }
+    }
+
     /// Those of the entries' sessions whose last `session_sequence` only the journal can know.
     pub(super) fn unknown(&self, entries: &[Entry]) -> Vec<SessionId> {
         let ids = entries.iter().map(|entry| entry.session_id);
@@ -120,6 +130,11 @@ impl Registry {
 
     pub(super) fn has_timer_due(&self, now: Timestamp) -> bool {
         self.queue.next_timer().is_some_and(|at| at <= now)
+    }
+
+    /// Sessions for which time has brought something about; it is left to the caller to decide it.
+    pub(super) fn timers_due(&self, now: Timestamp) -> Vec<SessionId> {
+        self.queue.timers_due(now).into_iter().map(|seat| self.slot(seat).id).collect()
     }
 
     /// Decides what time has brought about, for at most `limit` sessions.
@@ -282,6 +297,20 @@ impl Registry {
         self.order.iter().map(|&seat| Arc::new(self.slot(seat).session())).collect()
     }
 
+    /// The first `limit` sessions behind that one, in order of id.
+    pub(super) fn behind(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
+        self.places_behind(after, limit)
+            .iter()
+            .map(|&it| Arc::new(self.slot(it).session()))
+            .collect()
+    }
+
+    fn places_behind(&self, after: Option<SessionId>, limit: usize) -> &[Seat] {
+        let from = self.order.partition_point(|&seat| Some(self.slot(seat).id) <= after);
+        let behind = &self.order[from..];
+        &behind[..behind.len().min(limit)]
+    }
+
     /// Looks at the first `portion` sessions behind that one, in order of id: those of them that
     /// pass the filter, and which was the last, unless there are none behind it.
     pub(super) fn search(
@@ -291,9 +320,7 @@ impl Registry {
         filter: &Prepared<'_>,
         now: Timestamp,
     ) -> (Vec<Arc<Session>>, Option<SessionId>) {
-        let from = self.order.partition_point(|&seat| Some(self.slot(seat).id) <= after);
-        let behind = &self.order[from..];
-        let looked_at = &behind[..behind.len().min(portion)];
+        let looked_at = self.places_behind(after, portion);
         let slots = looked_at.iter().map(|&seat| self.slot(seat));
         let found = slots.filter(|slot| filter.passes(slot.id, &slot.session, now));
         let last = looked_at.last().filter(|_| looked_at.len() == portion);

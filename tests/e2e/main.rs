@@ -21,6 +21,7 @@ mod lost_events;
 mod manual;
 mod metrics;
 mod moving;
+mod nats;
 mod odd_answers;
 mod output;
 mod privacy;

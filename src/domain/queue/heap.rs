@@ -22,6 +22,19 @@ impl Heap {
         self.moments.first().copied().zip(self.seats.first().copied())
     }
 
+    /// All that are no later than that, in no order.
+    pub(super) fn up_to(&self, last: Timestamp) -> Vec<(Timestamp, Seat)> {
+        let mut found = Vec::new();
+        let mut open = vec![0];
+        while let Some(place) = open.pop() {
+            if place < self.seats.len() && self.moments[place] <= last {
+                found.push((self.moments[place], self.seats[place]));
+                open.extend(place * ARITY + 1..=place * ARITY + ARITY);
+            }
+        }
+        found
+    }
+
     pub(super) fn moment(&self, place: usize) -> Timestamp {
         self.moments[place]
     }

@@ -100,6 +100,12 @@ impl Session {
         self.schedule.overtime.map_or(self.expires_at(), |until| until.max(self.expires_at()))
     }
 
+    /// Whether its time is over, whatever a poll would say.
+    #[must_use]
+    pub fn is_given_up(&self, now: Timestamp) -> bool {
+        self.given_up_at() <= now
+    }
+
     pub(in crate::domain) const fn active_until(&self) -> Option<Timestamp> {
         self.life.active_until
     }

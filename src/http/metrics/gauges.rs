@@ -11,6 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::domain::{Cause, Timestamp};
 use crate::metrics::Label;
 use crate::status::{Condition, SinkCondition};
+use crate::store::jetstream::Cluster;
 
 pub(super) fn of(condition: &Condition) -> Registry {
     let mut registry = Registry::with_prefix("ibvwatch");
@@ -20,6 +21,9 @@ pub(super) fn of(condition: &Condition) -> Registry {
     sinks(&mut registry, &condition.sinks, condition.at);
     directory(&mut registry, condition);
     store(&mut registry, condition);
+    if let Some(cluster) = &condition.cluster {
+        nodes(&mut registry, cluster);
+    }
     registry
 }
 
@@ -161,7 +165,7 @@ fn store(registry: &mut Registry, condition: &Condition) {
     if let Some(size) = condition.store_size {
         registry.register_with_unit(
             "store_size",
-            "What the database and its write-ahead log take on the disk",
+            "What the database and its write-ahead log, or the stream, take on the disk",
             Unit::Bytes,
             ConstGauge::new(size),
         );
@@ -170,6 +174,36 @@ fn store(registry: &mut Registry, condition: &Condition) {
         "store_write_failing",
         "1 while the store can't be written, which polling waits for, else 0",
         count(usize::from(condition.write_failure.is_some())),
+    );
+}
+
+/// What a node sees of its cluster. Names of nodes are in no label: each node shows itself.
+fn nodes(registry: &mut Registry, cluster: &Cluster) {
+    registry.register("cluster_nodes", "Nodes heard of lately", count(cluster.nodes.len()));
+    registry.register(
+        "cluster_polls_in_flight",
+        "Polls that are handed out, of all nodes",
+        count(cluster.in_flight),
+    );
+    registry.register(
+        "cluster_ticks_waiting",
+        "Polls that are due and that no node has taken up",
+        ConstGauge::new(cluster.ticks_waiting),
+    );
+    registry.register(
+        "cluster_view_behind_messages",
+        "Changes of sessions that this node has yet to hear of",
+        ConstGauge::new(cluster.view_behind),
+    );
+    registry.register(
+        "cluster_stream_messages",
+        "Messages in the stream",
+        ConstGauge::new(cluster.messages),
+    );
+    registry.register(
+        "cluster_replicas_behind",
+        "Replicas of the stream that are offline or not up to date",
+        count(cluster.replicas_behind),
     );
 }
 

@@ -5,6 +5,7 @@ use maud::{Markup, PreEscaped, html};
 use super::words::{CHECK, DOT, TRIANGLE, count, many, moment};
 use crate::domain::Visible;
 use crate::status::{Condition, Severity, Stage, Trouble};
+use crate::store::jetstream::Cluster;
 
 /// The whole in one line.
 pub(super) struct Summary {
@@ -45,6 +46,32 @@ pub(super) fn section(condition: &Condition) -> Markup {
                 ul .troubles { @for trouble in &condition.troubles { (told(trouble)) } }
             }
             (figures(condition))
+            @if let Some(cluster) = &condition.cluster { (nodes(cluster)) }
+        }
+    }
+}
+
+/// Who shares the work, and how much of it each does.
+fn nodes(cluster: &Cluster) -> Markup {
+    let polls: u64 = cluster.nodes.iter().map(|node| node.polls).sum();
+    let number = |n: u64| count(usize::try_from(n).unwrap_or(usize::MAX));
+    html! {
+        h2 { (many(cluster.nodes.len(), "node", "nodes")) }
+        ul {
+            @for node in &cluster.nodes {
+                li {
+                    b { (Visible(&node.name)) } @if node.is_this { " (this one)" }
+                    ", version " (Visible(&node.version)) ": " (number(node.polls))
+                    " of " (number(polls)) " polls in the last minute, " (count(node.in_flight))
+                    " under way, files of " (Visible(&node.owner))
+                }
+            }
+        }
+        dl .figures {
+            div { dt { "Polls no node has taken up" } dd { (number(cluster.ticks_waiting)) } }
+            div { dt { "Changes not heard of yet" } dd { (number(cluster.view_behind)) } }
+            div { dt { "Messages in the stream" } dd { (number(cluster.messages)) } }
+            div { dt { "Replicas behind" } dd { (count(cluster.replicas_behind)) } }
         }
     }
 }

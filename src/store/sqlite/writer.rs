@@ -193,7 +193,13 @@ impl Control {
     fn failed(&self, path: &Path, error: &str, clock: &dyn Clock) -> bool {
         let mut failure = self.failure();
         let since = failure.as_ref().map_or_else(|| clock.now().wall, |failure| failure.since);
-        let new = WriteFailure { path: path.to_owned(), error: error.to_owned(), since };
+        let new = WriteFailure {
+            path: path.to_owned(),
+            error: error.to_owned(),
+            remedy: "make room or mend the disk; it is tried again every second, and nothing is \
+                     lost",
+            since,
+        };
         let is_news = failure.as_ref() != Some(&new);
         *failure = Some(new);
         is_news

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod event;
+mod gate;
 mod home;
 mod http;
 mod journal;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub(crate) use daemon::{Daemon, Run};
 pub(crate) use event::{Event, ids_in, lines};
+pub(crate) use gate::Gate;
 pub(crate) use home::{Home, PRIVATE_KEY, Printed, SDK_ID, write_private};
 pub(crate) use http::{Answer, Site};
 pub(crate) use journal::Journal;

@@ -1,0 +1,202 @@
+//! What only a store that nodes share can promise. They need a nats-server, and are in a module
+//! that says so.
+
+mod nats {
+    use std::time::Duration;
+
+    use crate::domain::{
+        ApiDetail, ApiEvent, Cause, EndReason, Entry, Observation, Problem, ProblemKind,
+    };
+    use crate::store::conformance::{
+        OnNats, World, answer, entry, id, ids, kinds, lines, patiently,
+    };
+    use crate::store::{EventFilter, EventQuery, JetStreamStore, Position, Store, StoreError};
+
+    type Shared = World<OnNats>;
+
+    /// Another node on the same stream, whose files speak in that owner's name.
+    async fn another(w: &Shared, node: &str, owner: &str) -> JetStreamStore {
+        let settings = super::super::Settings {
+            node: node.to_owned(),
+            owner: owner.to_owned(),
+            ..w.home.settings.clone()
+        };
+        JetStreamStore::open(&settings, 64, &w.context()).await.unwrap().0
+    }
+
+    async fn recorded(store: &JetStreamStore) -> Vec<String> {
+        let query =
+            EventQuery { from: Position::After(0), limit: 10_000, filter: EventFilter::default() };
+        ids(&store.find_events(query).await.unwrap().events)
+    }
+
+    /// Waits until the node's view is as wanted.
+    async fn until(wanted: impl AsyncFn() -> bool) {
+        patiently(async {
+            while !wanted().await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_nodes_that_track_the_same_files_at_once_track_each_session_once() {
+        let w = Shared::begin().await;
+        let b = another(&w, "b", "a").await;
+        let entries: Vec<Entry> = (0..1_000).map(entry).collect();
+        let (first, second) = tokio::join!(w.store.track(entries.clone()), b.track(entries));
+        first.unwrap();
+        second.unwrap();
+        assert_eq!(recorded(&b).await.len(), 1_000);
+        until(async || w.store.sessions().await.unwrap().len() == 1_000).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_decision_against_a_value_that_another_node_has_moved_on_is_refused_whole() {
+        let w = Shared::begin().await;
+        let b = another(&w, "b", "a").await;
+        w.track(&[1]).await;
+        let lease = w.lease().await;
+        until(async || b.session(id(1)).await.unwrap().is_some()).await;
+        b.untrack(vec![id(1)]).await.unwrap();
+        let transition = w.decide(&lease, answer("REQUIRED"));
+        assert_eq!(w.store.commit(lease, transition).await, Err(StoreError::Stale(id(1))));
+        assert_eq!(recorded(&b).await, [format!("{}/1", id(1)), format!("{}/2", id(1))]);
+        assert_eq!(w.ended(1).await, Some(EndReason::Untracked), "the refused node looked again");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_a_node_that_dies_had_in_its_hands_goes_to_another() {
+        let Shared { clock, policy, home, store } = Shared::begin().await;
+        store.track(vec![entry(1)]).await.unwrap();
+        let lease = patiently(store.next_due()).await.unwrap();
+        let events = patiently(store.read_events("sink", 10)).await.unwrap();
+        // Without a word to anybody.
+        drop(store);
+        let settings = super::super::Settings { node: "b".to_owned(), ..home.settings.clone() };
+        let context = crate::store::conformance::context(&clock, &policy);
+        let (store, _) = JetStreamStore::open(&settings, 64, &context).await.unwrap();
+        let b = Shared { clock, policy, home, store };
+        let again = b.lease().await;
+        assert_eq!(again.session.id(), lease.session.id());
+        assert_eq!(lines(&b.read("sink").await), lines(&events));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_sink_is_delivered_to_by_one_node_at_a_time() {
+        let w = Shared::begin().await;
+        let b = another(&w, "b", "a").await;
+        w.track(&[1, 2]).await;
+        let of_a = w.read("sink").await;
+        assert_eq!(of_a.len(), 2);
+        let mut of_b = std::pin::pin!(b.read_events("sink", 10));
+        assert!(w.briefly(of_b.as_mut()).await.is_pending(), "both have it");
+        w.track(&[3]).await;
+        w.store.ack_events("sink", of_a[1].sequence).await.unwrap();
+        let of_b = patiently(of_b).await.unwrap();
+        assert_eq!(ids(&of_b), [format!("{}/1", id(3))]);
+        assert!(w.briefly(w.store.read_events("sink", 10)).await.is_pending(), "both have it");
+        b.close().await;
+        assert_eq!(lines(&w.read("sink").await), lines(&of_b), "what was not acknowledged");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_tick_that_was_lost_comes_again() {
+        let w = Shared::begin().await;
+        w.track(&[1]).await;
+        w.poll(answer("REQUIRED")).await;
+        let context = async_nats::jetstream::new(
+            async_nats::connect(w.home.settings.servers[0].as_str()).await.unwrap(),
+        );
+        let stream = context.get_stream(&w.home.settings.name).await.unwrap();
+        for kind in ["schedule", "due"] {
+            let subject = format!("{}.{kind}.{}", w.home.settings.name, id(1));
+            stream.purge().filter(subject).await.unwrap();
+        }
+        w.clock.advance(Duration::from_secs(600));
+        assert_eq!(w.lease().await.session.id(), id(1));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn that_the_api_is_away_is_told_once_by_whoever_finds_it_first() {
+        let w = Shared::begin().await;
+        let b = another(&w, "b", "a").await;
+        let error = Problem {
+            kind: ProblemKind::Unreachable,
+            status: None,
+            code: None,
+            request_id: None,
+            message: "no route".to_owned(),
+        };
+        let (time, cause) = (w.now(), Cause::Unreachable);
+        let away =
+            || ApiEvent { time, cause, detail: ApiDetail::Unavailable { error: error.clone() } };
+        let (first, second) = tokio::join!(w.store.announce(away()), b.announce(away()));
+        first.unwrap();
+        second.unwrap();
+        until(async || b.unavailable().is_some() && w.store.unavailable().is_some()).await;
+        let back = ApiDetail::Available { unavailable_since: time };
+        b.announce(ApiEvent { time, cause, detail: back }).await.unwrap();
+        until(async || w.store.unavailable().is_none()).await;
+        assert_eq!(recorded(&b).await, ["api/1", "api/2"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_session_is_tracked_while_one_owner_names_it() {
+        let w = Shared::begin().await;
+        let b = another(&w, "b", "b").await;
+        w.track(&[1]).await;
+        until(async || b.session(id(1)).await.unwrap().is_some()).await;
+        assert!(b.listed().is_empty(), "it is not b's to give up");
+        let interval = Some(Duration::from_secs(60));
+        b.track(vec![Entry { interval, ..entry(1) }]).await.unwrap();
+        assert_eq!(b.listed(), [id(1)]);
+        let kept = b.session(id(1)).await.unwrap().unwrap();
+        assert_eq!(kept.entry().interval, None, "the first owner by name counts");
+        until(async || w.store.untrack(vec![id(1)]).await.is_ok() && w.store.listed().is_empty())
+            .await;
+        assert_eq!(w.ended(1).await, None);
+        until(async || b.session(id(1)).await.unwrap().is_some_and(|s| s.ended().is_none())).await;
+        b.untrack(vec![id(1)]).await.unwrap();
+        until(async || w.ended(1).await == Some(EndReason::Untracked)).await;
+        assert_eq!(recorded(&b).await.len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nodes_know_of_each_other_and_when_one_has_gone() {
+        let w = Shared::begin().await;
+        let mut nodes = w.store.nodes();
+        assert_eq!(*nodes.borrow(), 1);
+        let b = another(&w, "b", "b").await;
+        patiently(nodes.wait_for(|nodes| *nodes == 2)).await.unwrap();
+        assert_eq!(*b.nodes().borrow(), 2, "it heard of the other before it began");
+        b.close().await;
+        drop(b);
+        patiently(nodes.wait_for(|nodes| *nodes == 1)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn after_a_restart_all_is_as_it_was() {
+        let w = Shared::begin().await;
+        w.track(&[1, 2]).await;
+        w.poll(answer("REQUIRED")).await;
+        w.poll(Observation::Completed).await;
+        let sessions = w.store.sessions().await.unwrap();
+        let context = w.context();
+        let Shared { clock, policy, home, store } = w;
+        store.close().await;
+        drop(store);
+        let (store, _) = JetStreamStore::open(&home.settings, 64, &context).await.unwrap();
+        let w = Shared { clock, policy, home, store };
+        let again = w.store.sessions().await.unwrap();
+        assert_eq!(kinds(&w.read("sink").await).len(), 5);
+        let ids = |sessions: &[crate::domain::Session]| -> Vec<_> {
+            sessions
+                .iter()
+                .map(|s| (s.id(), s.sequence(), s.ended(), s.schedule().poll_at))
+                .collect()
+        };
+        assert_eq!(ids(&again), ids(&sessions));
+    }
+}

@@ -1,0 +1,110 @@
+//! What a node knows of all sessions: the registry of the other stores, and beside each session
+//! the sequence that its state stands at, which is what decisions are guarded with.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::wire::{Owners, State};
+use crate::domain::{Policy, Session, SessionId};
+use crate::store::registry::Registry;
+
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) registry: Registry,
+    held: HashMap<SessionId, Held>,
+    /// Where what says that a session was forgotten stands, as far as somebody had to know.
+    over: HashMap<SessionId, u64>,
+    /// Few sets name many sessions.
+    owners: HashSet<Arc<Owners>>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    revision: u64,
+    named_by: Arc<Owners>,
+}
+
+/// A session as the stream has it.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) session: Arc<Session>,
+    pub(super) revision: u64,
+    pub(super) named_by: Arc<Owners>,
+}
+
+impl View {
+    /// Takes in what stands at that sequence, unless something later is known; nothing stands
+    /// there if the session was forgotten.
+    pub(super) fn take(
+        &mut self,
+        id: SessionId,
+        revision: u64,
+        state: Option<State>,
+        policy: &Policy,
+    ) -> bool {
+        if self.held.get(&id).is_some_and(|held| held.revision >= revision) {
+            return false;
+        }
+        match state {
+            Some(State { session, named_by }) => {
+                let named_by = self.shared(named_by);
+                self.held.insert(id, Held { revision, named_by });
+                self.over.remove(&id);
+                self.registry.put(&session, policy);
+            }
+            None => self.forget(id),
+        }
+        true
+    }
+
+    pub(super) fn forget(&mut self, id: SessionId) {
+        self.held.remove(&id);
+        if let Some(session) = self.registry.session(id) {
+            self.registry.forget(&[session]);
+        }
+    }
+
+    pub(super) fn get(&self, id: SessionId) -> Option<Known> {
+        let Held { revision, named_by } = self.held.get(&id)?.clone();
+        Some(Known { session: self.registry.session(id)?, revision, named_by })
+    }
+
+    /// What a session that isn't known is to be begun behind.
+    pub(super) fn place_of_unknown(&self, id: SessionId) -> u64 {
+        self.over.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Where the session's subject stands that holds no session; 0 if it holds nothing.
+    pub(super) fn is_over(&mut self, id: SessionId, revision: u64) {
+        self.forget(id);
+        match revision {
+            0 => self.over.remove(&id),
+            revision => self.over.insert(id, revision),
+        };
+    }
+
+    pub(super) fn knows(&self, id: SessionId) -> bool {
+        self.held.contains_key(&id)
+    }
+
+    /// The sessions that this owner's files name.
+    pub(super) fn named_by(&self, owner: &str) -> Vec<SessionId> {
+        let mut ids: Vec<SessionId> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.named_by.contains(owner))
+            .map(|(&id, _)| id)
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn shared(&mut self, owners: Owners) -> Arc<Owners> {
+        if let Some(shared) = self.owners.get(&owners) {
+            return Arc::clone(shared);
+        }
+        let shared = Arc::new(owners);
+        self.owners.insert(Arc::clone(&shared));
+        shared
+    }
+}

@@ -1,0 +1,52 @@
+//! Several nodes on a real nats-server: what docs/CLUSTER.md promises.
+
+mod cluster;
+mod nodes;
+#[path = "../../nats/server.rs"]
+mod server;
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Daemon, Home};
+use server::Server;
+
+/// Has the home's daemons share a stream of these servers.
+fn share(home: &mut Home, server: &Server) {
+    share_at(home, &[server.url()], 1);
+}
+
+fn share_at(home: &mut Home, urls: &[String], replicas: usize) {
+    home.set("store.kind", "\"jetstream\"");
+    home.set("store.jetstream.servers", &format!("{urls:?}"));
+    home.set("store.jetstream.replicas", &replicas.to_string());
+    home.unset("store.path");
+}
+
+/// Starts a node of that name, whose files all nodes of the home watch.
+/// It reaches the servers by ways of its own, if it has some.
+fn node(home: &Home, name: &str, ways: Option<&[String]>) -> Daemon {
+    let fragment = home.path(&format!("{name}.toml"));
+    let servers = ways.map(|ways| format!("servers = {ways:?}\n")).unwrap_or_default();
+    let text = format!("[store.jetstream]\nnode = {name:?}\nowner = \"shared\"\n{servers}");
+    run_with(home, &fragment, &text)
+}
+
+fn run_with(home: &Home, fragment: &Path, text: &str) -> Daemon {
+    fs::write(fragment, text).expect("a configuration that can be written");
+    let mut command = home.command(&["run"]);
+    command.arg("--config").arg(fragment);
+    Daemon::spawn(command)
+}
+
+/// Starts a node that watches a directory of its own, called as the node.
+fn node_with_files(home: &Home, name: &str) -> Daemon {
+    let directory = home.path(name);
+    fs::create_dir_all(&directory).expect("a directory");
+    let fragment = home.path(&format!("{name}.toml"));
+    let text = format!(
+        "[sessions]\ndirectories = [{:?}]\n[store.jetstream]\nnode = {name:?}\n",
+        directory.display().to_string()
+    );
+    run_with(home, &fragment, &text)
+}

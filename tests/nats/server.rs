@@ -1,0 +1,106 @@
+//! A real nats-server, for the tests that are about one.
+//!
+//! `tests/run` gets the binary. A server ends with the process that started it, however that ends.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where `tests/run` puts it; `NATS_SERVER` names another.
+pub(crate) fn binary() -> PathBuf {
+    let named = std::env::var_os("NATS_SERVER").map(PathBuf::from);
+    let path = named
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nats/nats-server"));
+    assert!(
+        path.exists(),
+        "{} is not there: tests/run gets it, or name one by NATS_SERVER, or leave these tests out \
+         by --skip nats",
+        path.display()
+    );
+    path
+}
+
+/// A running server and where it listens.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Kills the server when its standard input ends, which it does with this process at the
+    /// latest.
+    guard: Child,
+    pid: u32,
+    pub(crate) port: u16,
+}
+
+impl Server {
+    /// Starts a server on a free port, with its files in `directory`, where it may have run before.
+    pub(crate) fn start(directory: &Path) -> Self {
+        Self::start_with(directory, None, &["-p", "-1", "-js"])
+    }
+
+    /// Starts a server with these arguments, and waits until it listens on `port`, or on one that
+    /// it chose.
+    pub(crate) fn start_with(directory: &Path, port: Option<u16>, arguments: &[&str]) -> Self {
+        let ports = directory.join("ports");
+        // What an earlier run left there would be taken for this one's.
+        let _ = std::fs::remove_dir_all(&ports);
+        std::fs::create_dir_all(&ports).unwrap();
+        let script = "\"$@\" & echo $!; cat >/dev/null; kill -9 $!";
+        let mut guard = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(binary())
+            .arg("-sd")
+            .arg(directory)
+            .arg("--ports_file_dir")
+            .arg(&ports)
+            .arg("-l")
+            .arg(directory.join("log"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pid = String::new();
+        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        let pid = pid.trim().parse().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let chosen = loop {
+            if let Some(port) = listening(&ports) {
+                break port;
+            }
+            assert!(Instant::now() < deadline, "nats-server does not start; see {directory:?}/log");
+            std::thread::yield_now();
+        };
+        Self { guard, pid, port: port.unwrap_or(chosen) }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// As a power failure of its machine would, but for what the disk had.
+    #[allow(dead_code, reason = "not every test that starts a server kills it")]
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
+    #[allow(dead_code, reason = "not every test that starts a server signals it")]
+    pub(crate) const fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        // The shell ends once it has killed the server.
+        let _ = self.guard.wait();
+    }
+}
+
+/// The port that the server says it listens on, once it does.
+fn listening(ports: &Path) -> Option<u16> {
+    let file = std::fs::read_dir(ports).ok()?.next()?.ok()?.path();
+    let text = std::fs::read_to_string(file).ok()?;
+    let told: serde_json::Value = serde_json::from_str(&text).ok()?;
+    told["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}
