@@ -32,7 +32,9 @@ pub(super) fn start(log: &Log) -> Result<Logging, Failure> {
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, Failure> {
-    log.level.parse().map_err(|error| Failure::unusable(format!("log.level: {error}")))
+    // The NATS client tells of each try to connect; what comes of them is told by the store.
+    let level = format!("async_nats=warn,{}", log.level);
+    level.parse().map_err(|error| Failure::unusable(format!("log.level: {error}")))
 }
 
 fn lines(format: LogFormat) -> Lines {

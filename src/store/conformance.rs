@@ -172,7 +172,8 @@ impl<H: Home> World<H> {
             Poll::Pending if H::LAG > Duration::ZERO => {
                 tokio::time::timeout(H::LAG, future).await.map_or(Poll::Pending, Poll::Ready)
             }
-            polled => polled,
+            Poll::Ready(output) => Poll::Ready(output),
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -185,7 +186,7 @@ impl<H: Home> World<H> {
     }
 
     /// The events are all of the log's, in order.
-    fn assert_in_sequence(&self, events: &[Record]) {
+    fn assert_in_sequence(events: &[Record]) {
         let sequences = events.iter().map(|event| event.sequence);
         if H::GAPLESS {
             assert!(sequences.eq(1..=events.len() as u64));
@@ -351,7 +352,7 @@ async fn what_is_committed_is_read_in_order<H: Home>(w: World<H>) {
         ]
     );
     assert_eq!(ids(&events), numbered(1, 1..=4));
-    w.assert_in_sequence(&events);
+    World::<H>::assert_in_sequence(&events);
     let limited = w.store.read_events("sink", 3).await.unwrap();
     assert_eq!(lines(&limited), lines(&events[..3]));
 }
@@ -683,7 +684,7 @@ async fn many_workers_leave_no_gap<H: Home>(w: World<H>) {
     }
     patiently(workers.join_all()).await;
     let events = w.read("sink").await;
-    w.assert_in_sequence(&events);
+    World::<H>::assert_in_sequence(&events);
     for n in 0..200 {
         let subject = Some(id(n));
         let of_one = events.iter().filter(|event| event.subject == subject);

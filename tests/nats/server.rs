@@ -2,7 +2,6 @@
 //!
 //! `tests/run` gets the binary. A server ends with the process that started it, however that ends.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,13 +20,12 @@ pub(crate) fn binary() -> PathBuf {
     path
 }
 
-/// A running server and where it listens.
+/// A running server and where it listens. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Server {
     /// Kills the server when its standard input ends, which it does with this process at the
     /// latest.
     guard: Child,
-    pid: u32,
     pub(crate) port: u16,
 }
 
@@ -43,9 +41,9 @@ impl Server {
         let ports = directory.join("ports");
         // What an earlier run left there would be taken for this one's.
         let _ = std::fs::remove_dir_all(&ports);
-        std::fs::create_dir_all(&ports).unwrap();
-        let script = "\"$@\" & echo $!; cat >/dev/null; kill -9 $!";
-        let mut guard = Command::new("sh")
+        std::fs::create_dir_all(&ports).expect("a directory");
+        let script = "\"$@\" & cat >/dev/null; kill -9 $!";
+        let guard = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(binary())
             .arg("-sd")
@@ -56,36 +54,25 @@ impl Server {
             .arg(directory.join("log"))
             .args(arguments)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
-        let mut pid = String::new();
-        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-        let pid = pid.trim().parse().unwrap();
+            .expect("a shell");
         let deadline = Instant::now() + Duration::from_secs(30);
         let chosen = loop {
             if let Some(port) = listening(&ports) {
                 break port;
             }
-            assert!(Instant::now() < deadline, "nats-server does not start; see {directory:?}/log");
+            assert!(
+                Instant::now() < deadline,
+                "nats-server does not start; see {}/log",
+                directory.display()
+            );
             std::thread::yield_now();
         };
-        Self { guard, pid, port: port.unwrap_or(chosen) }
+        Self { guard, port: port.unwrap_or(chosen) }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
-    }
-
-    /// As a power failure of its machine would, but for what the disk had.
-    #[allow(dead_code, reason = "not every test that starts a server kills it")]
-    pub(crate) fn kill(self) {
-        drop(self);
-    }
-
-    #[allow(dead_code, reason = "not every test that starts a server signals it")]
-    pub(crate) const fn pid(&self) -> u32 {
-        self.pid
     }
 }
 

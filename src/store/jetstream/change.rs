@@ -154,7 +154,7 @@ impl Inner {
             let mut view = self.view();
             match found {
                 Some(found) if found.body.is_empty() => view.is_over(id, found.sequence),
-                Some(found) => self.take_state(&mut view, id, found.sequence, &found.body, &policy),
+                Some(found) => view.read(id, found.sequence, &found.body, &policy),
                 None => view.is_over(id, 0),
             }
         }
@@ -194,18 +194,15 @@ impl Inner {
         let mut batches: Vec<Batch> = Vec::new();
         for change in changes {
             let messages = self.messages(&change)?;
-            let fits = |batch: &&mut Batch| batch.messages.len() + messages.len() <= most;
-            let batch = match batches.last_mut().filter(fits) {
-                Some(batch) => batch,
-                None => {
-                    batches.push(Batch::default());
-                    let Some(batch) = batches.last_mut() else { continue };
-                    batch
-                }
-            };
-            batch.states.push(batch.messages.len() as u64);
-            batch.messages.extend(messages);
-            batch.changes.push(change);
+            let fits = |batch: &Batch| batch.messages.len() + messages.len() <= most;
+            if !batches.last().is_some_and(fits) {
+                batches.push(Batch::default());
+            }
+            if let Some(batch) = batches.last_mut() {
+                batch.states.push(batch.messages.len() as u64);
+                batch.messages.extend(messages);
+                batch.changes.push(change);
+            }
         }
         Ok(batches)
     }

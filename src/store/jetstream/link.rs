@@ -19,8 +19,9 @@ use crate::store::StoreError;
 
 /// The first version with message schedules, atomic batches and consumers that can be set back.
 const LEAST_VERSION: (i64, i64, i64) = (2, 14, 0);
-/// A cluster that has just lost a server takes seconds to answer again.
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+/// A cluster that has just started or lost a server takes seconds to answer.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// An answer that the servers owe at once.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
@@ -164,15 +165,7 @@ impl Link {
             allow_atomic_publish: true,
             ..Config::default()
         };
-        let deadline = tokio::time::Instant::now() + CONNECT_WITHIN;
-        loop {
-            match self.find_or_make(&wanted).await {
-                Err(StoreError::Failed(_)) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                }
-                result => return result,
-            }
-        }
+        at_first(|| self.find_or_make(&wanted)).await
     }
 
     async fn find_or_make(&self, wanted: &Config) -> Result<Preflight, StoreError> {
@@ -363,6 +356,23 @@ impl Link {
         config: pull::Config,
     ) -> Result<jetstream::consumer::Consumer<pull::Config>, String> {
         self.stream.create_consumer(config).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Tries for a while what servers that have just been started may not be up to yet.
+pub(super) async fn at_first<T, F, R>(ask: F) -> Result<T, StoreError>
+where
+    F: Fn() -> R,
+    R: Future<Output = Result<T, StoreError>>,
+{
+    let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+    loop {
+        match ask().await {
+            Err(StoreError::Failed(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -83,6 +83,13 @@ impl Nodes {
         live.map(|(name, other)| (name, &other.heartbeat))
     }
 
+    /// Nobody could be heard for a while, so that nobody is to be taken for dead for it.
+    pub(super) fn give_time(&mut self) {
+        for other in self.others.values_mut().filter(|other| other.heard.elapsed() < LIVE_FOR) {
+            other.heard = Instant::now();
+        }
+    }
+
     /// How many nodes live, this one among them.
     pub(super) fn count(&self) -> usize {
         1 + self.live().count()
@@ -103,7 +110,7 @@ impl Nodes {
         self.live().flat_map(|(_, heartbeat)| &heartbeat.sinks)
     }
 
-    pub(super) fn list(&self, own: Heartbeat) -> Vec<Node> {
+    pub(super) fn list(&self, own: &Heartbeat) -> Vec<Node> {
         let node = |name: &String, heartbeat: &Heartbeat, is_this| Node {
             name: name.clone(),
             version: heartbeat.version.clone(),
@@ -113,7 +120,7 @@ impl Nodes {
             is_this,
         };
         let mut nodes: Vec<Node> = self.live().map(|(name, h)| node(name, h, false)).collect();
-        nodes.push(node(&self.own, &own, true));
+        nodes.push(node(&self.own, own, true));
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         nodes
     }
@@ -162,10 +169,14 @@ mod tests {
         assert_eq!((nodes.count(), nodes.patience()), (3, STAGGER));
         nodes.heard("c".to_owned(), None);
         assert_eq!(nodes.count(), 2);
-        tokio::time::advance(LIVE_FOR).await;
+        tokio::time::advance(LIVE_FOR / 2).await;
+        nodes.give_time();
+        tokio::time::advance(LIVE_FOR / 2).await;
+        assert_eq!(nodes.count(), 2);
+        tokio::time::advance(LIVE_FOR / 2).await;
         assert_eq!((nodes.count(), nodes.is_first()), (1, true));
         let names: Vec<String> =
-            nodes.list(Heartbeat::default()).into_iter().map(|node| node.name).collect();
+            nodes.list(&Heartbeat::default()).into_iter().map(|node| node.name).collect();
         assert_eq!(names, ["b"]);
     }
 

@@ -41,7 +41,7 @@ struct Tick {
 
 /// What became of looking for a poll to be made.
 pub(super) enum Look {
-    Found(Lease),
+    Found(Box<Lease>),
     /// Nothing, and nothing will be for so long.
     Nothing(Option<Duration>),
 }
@@ -131,7 +131,7 @@ impl Desk {
             self.in_flight.insert(id, tick);
         }
         let session = crate::domain::Session::clone(&session);
-        Look::Found(Lease { session, urgency, due_at, revision })
+        Look::Found(Box::new(Lease { session, urgency, due_at, revision }))
     }
 
     /// The session's tick has led to what it was for.

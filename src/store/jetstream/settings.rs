@@ -7,7 +7,7 @@ pub struct Settings {
     /// `nats://` or `tls://` URLs.
     pub servers: Vec<String>,
     pub credentials_file: Option<PathBuf>,
-    /// Holds an NKey seed.
+    /// Holds the seed of an `NKey`.
     pub nkey_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
     pub certificate_file: Option<PathBuf>,

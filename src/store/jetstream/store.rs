@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::batch::Message;
 use super::change::{Change, Stale};
-use super::link::{Link, Preflight};
+use super::link::{Link, Preflight, at_first};
 use super::nodes::{Cluster, HEARTBEAT_EVERY, LastMinute, Nodes};
 use super::polls::{ACK_WAIT, Desk, Look, Word};
 use super::settings::Settings;
@@ -115,9 +115,14 @@ impl JetStreamStore {
     ) -> Result<(Self, Preflight), StoreError> {
         let link = Link::connect(settings).await?;
         let preflight = link.open_stream(settings).await?;
-        own_the_name(&link, &settings.node).await?;
-        let polls = link.consumer(polls(&link, max_in_flight)).await.map_err(StoreError::Failed)?;
-        let last = link.last(&link.subjects.events()).await.map_err(StoreError::Failed)?;
+        at_first(|| own_the_name(&link, &settings.node)).await?;
+        let polls = polls(&link, max_in_flight);
+        let polls =
+            at_first(|| async { link.consumer(polls.clone()).await.map_err(StoreError::Failed) })
+                .await?;
+        let events = link.subjects.events();
+        let last =
+            at_first(|| async { link.last(&events).await.map_err(StoreError::Failed) }).await?;
         let (words, heard) = mpsc::unbounded_channel::<Word>();
         let inner = Arc::new(Inner {
             link,
@@ -142,7 +147,7 @@ impl JetStreamStore {
             view_behind: AtomicU64::new(0),
             run: rand::random(),
         });
-        inner.say_how_it_is().await.map_err(StoreError::Failed)?;
+        at_first(|| async { inner.say_how_it_is().await.map_err(StoreError::Failed) }).await?;
         let mut tasks = JoinSet::new();
         let (caught_up, has_caught_up) = oneshot::channel();
         tasks.spawn(Arc::clone(&inner).follow(caught_up));
@@ -514,7 +519,7 @@ impl Gauges for JetStreamStore {
     fn cluster(&self) -> Option<Cluster> {
         let nodes = {
             let heartbeat = self.inner.heartbeat();
-            self.inner.nodes().list(heartbeat)
+            self.inner.nodes().list(&heartbeat)
         };
         let measured = *lock(&self.inner.measured);
         Some(Cluster {
@@ -575,7 +580,7 @@ impl Store for JetStreamStore {
             let wait = {
                 let view = inner.view();
                 match inner.desk().look(&view, inner.now(), &inner.policy()) {
-                    Look::Found(lease) => return Ok(lease),
+                    Look::Found(lease) => return Ok(*lease),
                     Look::Nothing(wait) => wait.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP),
                 }
             };

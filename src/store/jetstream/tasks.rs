@@ -16,10 +16,9 @@ use super::nodes::{HEARTBEAT_EVERY, HEARTBEAT_TTL, LIVE_FOR};
 use super::polls::{PROGRESS_EVERY, Word};
 use super::store::Inner;
 use super::subjects::Place;
-use super::view::View;
-use super::wire::{Api, Heartbeat, State};
+use super::wire::{Api, Heartbeat};
 use crate::clock::{Clock, SystemClock};
-use crate::domain::{Policy, Session, SessionId, Timestamp};
+use crate::domain::{Session, SessionId, Timestamp};
 
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How long a pull waits at the server for a tick.
@@ -79,7 +78,7 @@ impl Inner {
         match self.link.subjects.place(subject) {
             Some(Place::State(id)) => {
                 let policy = self.policy();
-                self.take_state(&mut self.view(), id, sequence, body, &policy);
+                self.view().read(id, sequence, body, &policy);
                 self.changed.notify_waiters();
             }
             Some(Place::Api) => self.take_api(sequence, body),
@@ -96,30 +95,6 @@ impl Inner {
                 self.live_nodes(count);
             }
             Some(Place::Due(_)) | None => {}
-        }
-    }
-
-    pub(super) fn take_state(
-        &self,
-        view: &mut View,
-        id: SessionId,
-        sequence: u64,
-        body: &[u8],
-        policy: &Policy,
-    ) {
-        if body.is_empty() {
-            view.take(id, sequence, None, policy);
-            return;
-        }
-        match serde_json::from_slice::<State>(body) {
-            Ok(state) => {
-                view.take(id, sequence, Some(state), policy);
-            }
-            Err(error) => tracing::error!(
-                session = %id,
-                "a session's state can't be read and is left alone: {error}; another version of \
-                 ibvwatch may have written it"
-            ),
         }
     }
 
@@ -241,12 +216,22 @@ impl Inner {
         loop {
             again.tick().await;
             self.polled().beat();
-            if let Err(error) = self.say_how_it_is().await {
-                tracing::debug!("a heartbeat did not get out: {error}");
+            match tokio::time::timeout(HEARTBEAT_EVERY, self.say_how_it_is()).await {
+                Ok(Ok(())) => {
+                    self.works();
+                    let count = self.nodes().count();
+                    self.live_nodes(count);
+                    self.measure().await;
+                }
+                said => {
+                    // Whoever isn't heard is not heard from: the others may be as well as ever.
+                    self.nodes().give_time();
+                    let late = || "no answer to a heartbeat".to_owned();
+                    self.fails(
+                        &said.map_or_else(|_| late(), |said| said.err().unwrap_or_default()),
+                    );
+                }
             }
-            let count = self.nodes().count();
-            self.live_nodes(count);
-            self.measure().await;
         }
     }
 

@@ -57,6 +57,24 @@ impl View {
         true
     }
 
+    /// Takes in a state's message.
+    pub(super) fn read(&mut self, id: SessionId, sequence: u64, body: &[u8], policy: &Policy) {
+        if body.is_empty() {
+            self.take(id, sequence, None, policy);
+            return;
+        }
+        match serde_json::from_slice::<State>(body) {
+            Ok(state) => {
+                self.take(id, sequence, Some(state), policy);
+            }
+            Err(error) => tracing::error!(
+                session = %id,
+                "a session's state can't be read and is left alone: {error}; another version of \
+                 ibvwatch may have written it"
+            ),
+        }
+    }
+
     pub(super) fn forget(&mut self, id: SessionId) {
         self.held.remove(&id);
         if let Some(session) = self.registry.session(id) {

@@ -20,6 +20,9 @@ const TICK: Duration = Duration::from_millis(5);
 const SLACK: Duration = Duration::from_millis(100);
 /// A node's lease of a session lives at least so long after its last word.
 const LEASE: Duration = Duration::from_secs(10);
+/// Two answers that are no further apart may have been given to two nodes at the same time, one of
+/// which has lost its lease. Only one of them is recorded then.
+const SIDE_BY_SIDE: Duration = Duration::from_millis(1_500);
 /// Requests of a process that was killed may still arrive for so long.
 const AFTERMATH: Duration = Duration::from_millis(250);
 
@@ -213,8 +216,8 @@ fn in_order(events: &[&Event]) {
 /// A daemon that stops in good order records all it was told. Of one that is killed, this is
 /// known: it asks again only once it has decided what the last answer means, and what is decided
 /// later is not recorded sooner. Among several nodes, one that dies with an answer in its hands, or
-/// is cut off, is stood in for once its lease has run out, and no sooner; who is asked about
-/// before that has been recorded.
+/// is cut off, is stood in for once its lease has run out, and no sooner; what the last answer
+/// meant is recorded where the session is asked about before that, and after the usual time.
 fn witnessed(
     answer: Timestamp,
     answers: &[Timestamp],
@@ -223,7 +226,10 @@ fn witnessed(
 ) -> bool {
     let next = answers.iter().find(|next| **next > answer);
     if deliveries.shared {
-        return next.is_some_and(|next| next.since(answer) < LEASE);
+        let before = answers.iter().rfind(|before| **before < answer);
+        let alone = |earlier: Timestamp, later: Timestamp| later.since(earlier) > SIDE_BY_SIDE;
+        return before.is_none_or(|before| alone(*before, answer))
+            && next.is_some_and(|next| alone(answer, *next) && next.since(answer) < LEASE);
     }
     let Some(run) = deliveries.run_at(answer) else { return false };
     let end = deliveries.runs[run].at;

@@ -102,7 +102,7 @@ async fn nats_a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
     let mut daemon = node(&home, "a", None);
     daemon.event(|event| event.is("session.observed", id)).await;
     let port = server.port;
-    server.kill();
+    drop(server);
     home.set_state(id, 0, "IN_PROGRESS").unwrap();
     daemon.logs("NATS can't be used").await;
     let listen = port.to_string();
@@ -203,7 +203,54 @@ async fn nats_a_check_says_what_an_acknowledgement_means() {
     let said = home.run(&["check", "--online"]).await.succeeded();
     assert!(said.contains("stream ibvwatch on nats-server 2."), "{said}");
     assert!(said.contains("one copy, "), "{said}");
-    server.kill();
+    drop(server);
     let refused = home.run(&["check", "--online"]).await.refused(78);
     assert!(refused.contains("no NATS server of store.jetstream.servers"), "{refused}");
+}
+
+#[tokio::test]
+async fn nats_a_server_that_tells_how_often_it_syncs_is_believed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("server.conf");
+    let text = "jetstream { sync_interval: always }\n\
+        accounts {\n\
+          SYS { exports: [{ service: \"$SYS.REQ.SERVER.PING.VARZ\", response: stream }] }\n\
+          A {\n\
+            jetstream: enabled\n\
+            users: [{ user: a, password: a }]\n\
+            imports: [{ service: { account: SYS, subject: \"$SYS.REQ.SERVER.PING.VARZ\" } }]\n\
+          }\n\
+        }\n\
+        system_account: SYS\n\
+        no_auth_user: a\n";
+    fs::write(&config, text).expect("a configuration that can be written");
+    let config = config.display().to_string();
+    let server = Server::start_with(directory.path(), None, &["-p", "-1", "-c", &config]);
+    let mut home = Home::new().await;
+    share(&mut home, &server);
+    let said = home.run(&["check", "--online"]).await.succeeded();
+    assert!(said.contains("one copy, fsynced always: "), "{said}");
+}
+
+#[tokio::test]
+async fn nats_a_node_shows_the_cluster() {
+    let (mut home, _server, _directory) = started().await;
+    home.serve_http();
+    let id = home.track_new();
+    let mut a = node(&home, "a", None);
+    a.event(|event| event.is("session.observed", id)).await;
+    let site = a.site().await;
+    let shown = site.get("/metrics").await.body;
+    let (_, documented) =
+        include_str!("../../../docs/METRICS.md").split_once("## In a cluster").unwrap();
+    let names = documented.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let names: Vec<&str> = names.filter(|name| name.starts_with("ibvwatch_cluster_")).collect();
+    assert_eq!(names.len(), 6);
+    for name in names {
+        assert!(shown.contains(&format!("\n{name} ")), "{name} is not in\n{shown}");
+    }
+    assert!(shown.contains("\nibvwatch_cluster_nodes 1"), "{shown}");
+    let page = site.get("/").await.body;
+    assert!(page.contains("1 node") && page.contains("(this one)"), "{page}");
+    a.stop().await;
 }
