@@ -326,7 +326,7 @@ impl World {
                     assert!(was_listed && !session.is_listed(), "{id} is untracked and listed");
                 }
                 Detail::Ended { reason: EndReason::Expired, .. } => {
-                    self.expired(state, id, at, wall)
+                    self.expired(state, id, at, wall);
                 }
                 Detail::Ended { .. }
                 | Detail::Observed { .. }
