@@ -128,7 +128,9 @@ async fn every_write_sync_and_open_may_fail() {
                 walks.push(async move {
                     let mut outcomes = Vec::new();
                     for nth in (first..).step_by(stride) {
-                        match befalls(Fault { kind, error, nth, lasting }, age).await {
+                        let fault = Fault { kind, error, nth, lasting };
+                        let outcome = tokio::spawn(befalls(fault, age)).await;
+                        match outcome.unwrap_or_else(|died| panic!("{fault:?}, {age:?}: {died}")) {
                             Some(outcome) => outcomes.push(outcome),
                             None => break,
                         }
