@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
+use ibvwatch::domain::SessionId;
 use ibvwatch::failpoint::Failpoint;
 use rusqlite::{Connection, OpenFlags};
 use tokio::process::Command;
@@ -43,13 +44,13 @@ async fn dies_and_loses_nothing(place: Failpoint, nth: usize) -> bool {
     died(&story)
 }
 
-/// How many sessions the database holds. Who opened it to write would fold the WAL afterwards.
-fn sessions_in(database: &Path) -> u32 {
+/// Whether the database holds that session. Who opened it to write would fold the WAL afterwards.
+fn is_in(database: &Path, session: SessionId) -> bool {
     let database = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY);
     let database = database.expect("the database");
     database.busy_timeout(PATIENCE).expect("a connection that can wait");
-    let count = "SELECT count(*) FROM session";
-    database.query_row(count, [], |row| row.get(0)).expect("a count")
+    let is_in = "SELECT EXISTS (SELECT * FROM session WHERE id = ?1)";
+    database.query_row(is_in, [session.as_bytes()], |row| row.get(0)).expect("an answer")
 }
 
 /// What is purged leaves neither gaps nor a second use of an id.
@@ -65,7 +66,7 @@ async fn dies_while_it_forgets(place: Failpoint, nth: usize) -> bool {
         arm(place, nth)(home, command);
     });
     let deadline = Instant::now() + PATIENCE;
-    while sessions_in(&story.home.path("ibvwatch.db")) > 0 {
+    while is_in(&story.home.path("ibvwatch.db"), session) {
         assert!(Instant::now() < deadline, "nothing is forgotten");
         sleep(Duration::from_millis(20)).await;
     }
