@@ -299,6 +299,20 @@ fn without_stop_on_completed_the_session_goes_on_and_completed_is_told_once() {
 }
 
 #[test]
+fn an_end_lists_what_was_not_complete_by_then() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED", "COMPLETE", "IN_PROGRESS", "ODD"]);
+    let untracked = life.session.untrack(life.now).unwrap();
+    life.take(untracked);
+    let Some(Detail::Ended { unresolved, .. }) = life.events.last().map(|event| &event.detail)
+    else {
+        panic!("{:?}", life.events);
+    };
+    let states: Vec<_> = unresolved.iter().map(|resource| resource.state.as_str()).collect();
+    assert_eq!(states, ["REQUIRED", "IN_PROGRESS", "ODD"]);
+}
+
+#[test]
 fn a_session_is_not_found_after_two_404_a_minute_apart_and_not_before() {
     let mut life = Life::tracked();
     assert_eq!(life.sees(not_found(), Some(not_found())), []);
