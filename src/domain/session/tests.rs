@@ -135,8 +135,9 @@ fn an_answer_that_changes_nothing_is_steady_and_one_that_does_is_not() {
         )
     };
     assert!(observe(ttl, &["REQUIRED"]).steady);
-    assert!(observe(ttl.map(|ttl| ttl + 4 * SECOND), &["REQUIRED"]).steady);
-    assert!(!observe(ttl.map(|ttl| ttl + MINUTE), &["REQUIRED"]).steady);
+    let tolerated = Policy::DEADLINE_TOLERANCE;
+    assert!(observe(ttl.map(|ttl| ttl + tolerated), &["REQUIRED"]).steady);
+    assert!(!observe(ttl.map(|ttl| ttl + tolerated + SECOND), &["REQUIRED"]).steady);
     assert!(!observe(ttl, &["COMPLETE"]).steady);
 }
 
@@ -175,6 +176,19 @@ fn nothing_required_is_told_again_after_a_regression_and_never_of_absence() {
     assert_eq!(life.answer(&["REQUIRED"]), [ResourceAdded]);
     assert_eq!(life.answer(&["COMPLETE", "REQUIRED"]), [ResourceStateChanged, ResourceAdded]);
     assert_eq!(life.answer(&["COMPLETE"]), [ResourceRemoved]);
+}
+
+#[test]
+fn what_has_left_required_leaves_it_no_second_time() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    assert_eq!(life.answer(&["IN_PROGRESS"]), [ResourceStateChanged, SessionNothingRequired]);
+    assert_eq!(life.answer(&["COMPLETE"]), [ResourceStateChanged]);
+    let Some(Detail::StateChanged { left_required, .. }) = life.events.last().map(|e| &e.detail)
+    else {
+        panic!("{:?}", life.events);
+    };
+    assert!(!left_required);
 }
 
 #[test]
@@ -238,6 +252,22 @@ fn expiring_is_told_once_when_something_is_still_required() {
     let Detail::Expiring { required } = &life.events[2].detail else { panic!() };
     assert_eq!(required.len(), 1);
     assert_eq!(life.elapses(), []);
+}
+
+#[test]
+fn expiring_is_told_again_where_the_deadline_was_put_off() {
+    let mut life = Life::tracked();
+    let before = life.policy.expiring_before;
+    life.answer(&["REQUIRED"]);
+    life.now = life.session.wake(&life.policy).unwrap().timer;
+    assert_eq!(life.elapses(), [SessionExpiring]);
+    // Put off by an hour, and no farther away than that for it.
+    life.wait(60 * MINUTE);
+    assert_eq!(life.sees(configuration(Some(before), &["REQUIRED"]), None), []);
+    assert_eq!(life.elapses(), []);
+    assert_eq!(life.answer(&["REQUIRED"]), []);
+    life.now = life.session.wake(&life.policy).unwrap().timer;
+    assert_eq!(life.elapses(), [SessionExpiring]);
 }
 
 #[test]
