@@ -143,6 +143,25 @@ mod tests {
         Answer { observation, state: None, sent: at.wall, arrived: at.wall }
     }
 
+    #[test]
+    fn a_restart_finds_the_polls_paused_as_they_were() {
+        assert_eq!(Admission::resume(None).unavailable(), None);
+        let paused = Some((Cause::Unreachable, START.wall));
+        let admission = Admission::resume(paused);
+        assert_eq!((admission.unavailable(), admission.gate(START)), (paused, Gate::Probe));
+    }
+
+    #[test]
+    fn late_polls_stretch_the_cadence() {
+        let policy = Policy::default();
+        let mut admission = Admission::default();
+        let due_at = START.wall.minus(policy.interval);
+        for _ in 0..1_000 {
+            admission.admit(&session(), due_at, policy.interval, START);
+        }
+        assert!((1.99..=2.0).contains(&admission.stretch()), "{}", admission.stretch());
+    }
+
     /// One by one, for hours: each probe is of a session that has been due for long.
     #[test]
     fn probes_of_a_long_outage_are_not_taken_for_too_many_polls() {

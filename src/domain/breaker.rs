@@ -436,6 +436,35 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_from_before_the_opening_is_not_the_probes() {
+        let mut driven = Driven::new();
+        driven.answer(1, &limited(7));
+        driven.probe(2);
+        assert_eq!(driven.answer(3, &limited(7)), None, "one 429 is no news");
+        assert_eq!(driven.breaker.gate(driven.now), Gate::Closed(None), "the probe is under way");
+        let closed = driven.answer(2, &Observation::Ongoing);
+        assert!(matches!(closed, Some(Turn::Closed { told: false, .. })), "{closed:?}");
+    }
+
+    #[test]
+    fn it_says_why_and_since_when_it_is_open() {
+        let mut driven = Driven::new();
+        let skewed = Observation::Unauthorized(problem(ProblemKind::ClockSkew));
+        for n in 1..=3 {
+            assert_eq!(driven.breaker.open(), None);
+            driven.answer(n, &skewed);
+        }
+        assert_eq!(driven.breaker.open(), Some((Cause::ClockSkew, START.wall)));
+    }
+
+    #[test]
+    fn a_cause_is_counted_under_the_word_that_events_have_for_it() {
+        for cause in Cause::ALL {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
+        }
+    }
+
+    #[test]
     fn probes_come_at_growing_distances_with_a_limit() {
         let mut driven = Driven::new();
         driven.answer(1, &limited(0));

@@ -126,26 +126,104 @@ impl Moments {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::super::id::SessionId;
+    use super::super::labels::Labels;
+    use super::super::observation::{Observation, Problem, ProblemKind, Snapshot};
+    use super::super::policy::Policy;
+    use super::super::resource::Listed;
+    use super::super::session::{Entry, Exchange};
     use super::*;
 
     #[test]
     fn moments_are_counted_exactly_at_whole_seconds_and_stand_still_in_between() {
         let mut moments = Moments::default();
-        for millis in [-1, 0, 1, 999, 1_000, 1_001, 1_001] {
+        let all = [-1, 0, 1, 999, 1_000, 1_001, 1_001];
+        for millis in all {
             moments.add(Timestamp::from_millis(millis));
         }
-        let counts = |millis| {
+        let counts = |moments: &Moments, millis| {
             let now = Timestamp::from_millis(millis);
             (moments.up_to(now), moments.after(now))
         };
-        assert_eq!(counts(-1_000), (0, 7));
-        assert_eq!(counts(0), (2, 5));
-        assert_eq!(counts(999), (2, 5));
-        assert_eq!(counts(1_000), (5, 2));
-        assert_eq!(counts(2_000), (7, 0));
-        for millis in [-1, 0, 1, 999, 1_000, 1_001, 1_001] {
+        assert_eq!(counts(&moments, -1_000), (0, 7));
+        assert_eq!(counts(&moments, 0), (2, 5));
+        assert_eq!(counts(&moments, 999), (2, 5));
+        assert_eq!(counts(&moments, 1_000), (5, 2));
+        assert_eq!(counts(&moments, 2_000), (7, 0));
+        for (left, millis) in (0..7).rev().zip(all) {
             moments.remove(Timestamp::from_millis(millis));
+            assert_eq!(counts(&moments, 2_000), (left, 0));
         }
         assert!(moments.seconds.is_empty(), "{moments:?}");
+    }
+
+    const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+
+    fn tracked(n: u8) -> Session {
+        let session_id = SessionId::from_bytes([n; 16]);
+        let entry =
+            Entry { session_id, labels: Labels::default(), expires_at: None, interval: None };
+        Session::track(entry, 0, START, &Policy::default()).session
+    }
+
+    fn answered(session: &Session, observation: Observation) -> Session {
+        let exchange = Exchange { sent: START, arrived: START, outage: false };
+        let rng = &mut StdRng::seed_from_u64(1);
+        session.observe(observation, None, exchange, &Policy::default(), rng).session
+    }
+
+    fn listing(states: &[&str]) -> Observation {
+        let resources = states.iter().map(|state| Listed::new(None, None, Some(state))).collect();
+        Observation::Configuration(Snapshot { ttl: None, resources })
+    }
+
+    fn failing(session: &Session) -> Session {
+        let message = "the server failed".to_owned();
+        let kind = ProblemKind::ServerError;
+        let problem = Problem { kind, status: None, code: None, request_id: None, message };
+        let failed = Observation::ServerError { problem, retry_after: None };
+        (0..3).fold(session.clone(), |session, _| answered(&session, failed.clone()))
+    }
+
+    #[test]
+    fn sessions_are_counted_where_they_stand_and_leave_nothing_behind() {
+        let quiet = answered(&tracked(2), listing(&["REQUIRED", "REQUIRED", "ODD"]));
+        let active = answered(&tracked(3), listing(&["REQUIRED"]));
+        let active = answered(&active, listing(&["COMPLETE"]));
+        let ended = answered(&tracked(5), listing(&["REQUIRED", "IN_PROGRESS"]));
+        let ended = ended.untrack(START).unwrap().session;
+        // One that fails is that, whatever changed a short while ago.
+        let all = [tracked(1), quiet, active.clone(), failing(&active), ended];
+        let mut tally = Tally::default();
+        for session in &all {
+            tally.add(session);
+        }
+        let census = tally.census(START);
+        assert_eq!(
+            census,
+            Census {
+                pending: 1,
+                quiet: 1,
+                active: 1,
+                failing: 1,
+                ended: 1,
+                required: 2,
+                in_progress: 0,
+                complete: 2,
+                other: 1,
+                overdue: 0
+            }
+        );
+        assert_eq!(census.live(), 4);
+        let later = START.plus(Policy::default().active_for);
+        assert_eq!(tally.census(later), Census { quiet: 2, active: 0, ..census });
+        for session in &all {
+            tally.remove(session);
+        }
+        assert_eq!(tally.census(START), Census::default());
+        assert!(tally.active_until.seconds.is_empty(), "{tally:?}");
     }
 }

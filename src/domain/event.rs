@@ -409,8 +409,37 @@ mod tests {
     }
 
     #[test]
+    fn an_event_of_the_api_goes_by_a_number_and_is_about_no_session() {
+        let event = ApiEvent {
+            time: "2026-11-23T10:15:30.123Z".parse().unwrap(),
+            cause: Cause::Unreachable,
+            detail: ApiDetail::Available {
+                unavailable_since: "2026-11-23T10:14:58.900Z".parse().unwrap(),
+            },
+        };
+        let expected = concat!(
+            r#"{"specversion":"1.0","id":"api/7","source":"ibvwatch","type":"ibvwatch.api.available","#,
+            r#""time":"2026-11-23T10:15:30.123Z","datacontenttype":"application/json","#,
+            r#""sequence":"00000000000000000042","#,
+            r#""data":{"cause":"unreachable","unavailable_since":"2026-11-23T10:14:58.900Z"}}"#,
+            "\n"
+        );
+        assert_eq!(event.record(7, 42, "ibvwatch").unwrap().to_line().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_reason_is_shown_in_the_word_that_events_have_for_it() {
+        for reason in
+            [EndReason::Expired, EndReason::Completed, EndReason::NotFound, EndReason::Untracked]
+        {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+
+    #[test]
     fn every_kind_is_found_by_its_long_and_its_short_name() {
         for kind in EventKind::ALL {
+            assert_eq!(kind.to_string(), kind.as_str());
             assert_eq!(EventKind::parse(kind.as_str()), Some(kind));
             assert_eq!(EventKind::parse(&kind.as_str()["ibvwatch.".len()..]), Some(kind));
         }

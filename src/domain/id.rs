@@ -131,8 +131,31 @@ mod tests {
     }
 
     #[test]
-    fn an_error_does_not_repeat_a_megabyte() {
-        let error = "x".repeat(1 << 20).parse::<SessionId>().unwrap_err();
-        assert!(error.to_string().len() < 250);
+    fn an_error_shows_what_was_written_but_no_megabyte_of_it() {
+        let error = |text: &str| text.parse::<SessionId>().unwrap_err().to_string();
+        assert!(error("3fa85f64").contains("3fa85f64"), "{}", error("3fa85f64"));
+        let (longest, longer) = ("x".repeat(48), "x".repeat(49));
+        assert!(error(&longest).contains(&longest) && !error(&longest).contains("..."));
+        assert!(
+            error(&longer).contains(&format!("{longest}...")) && !error(&longer).contains(&longer)
+        );
+        assert!(error(&"x".repeat(1 << 20)).len() < 250);
+    }
+
+    #[test]
+    fn an_id_has_one_spelling_wherever_it_is_shown() {
+        let text = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+        let id: SessionId = text.to_uppercase().parse().unwrap();
+        assert_eq!((id.to_string(), format!("{id:?}")), (text.to_owned(), text.to_owned()));
+        assert_eq!(serde_json::to_value(id).unwrap(), text);
+    }
+
+    /// Editors show the schema where an id stands, and not a reference to it.
+    #[test]
+    fn the_schema_says_how_an_id_is_written() {
+        let ids = schemars::schema_for!(Vec<SessionId>);
+        assert_eq!(ids.get("items").unwrap()["format"], "uuid");
+        let id = schemars::schema_for!(SessionId);
+        assert_eq!(id.get("title").unwrap(), "SessionId");
     }
 }

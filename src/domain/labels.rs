@@ -160,6 +160,26 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_read_as_they_were_written() {
+        let labels = Labels::try_from(pairs(2, 3)).unwrap();
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("k0", "vvv"), ("k1", "vvv")]);
+        assert_eq!(labels.get("k1").map(String::as_str), Some("vvv"));
+        assert_eq!(labels.get("k2"), None);
+        assert!(!labels.is_empty() && Labels::default().is_empty());
+        assert_eq!(serde_json::to_value(&labels).unwrap(), serde_json::json!(pairs(2, 3)));
+    }
+
+    /// Editors show the schema where labels stand, and not a reference to it.
+    #[test]
+    fn the_schema_has_the_same_bounds() {
+        let labels = schemars::schema_for!(Vec<Labels>);
+        let items = &labels.get("items").unwrap();
+        assert_eq!((&items["maxProperties"], &items["type"]), (&16.into(), &"object".into()));
+        assert_eq!(items["additionalProperties"]["maxLength"], 256);
+        assert_eq!(schemars::schema_for!(Labels).get("title").unwrap(), "Labels");
+    }
+
+    #[test]
     fn bounds_hold_at_their_edges() {
         let full = Labels::new(pairs(16, 256)).unwrap();
         assert!(full.iter().all(|(_, value)| value == "v".repeat(256)));

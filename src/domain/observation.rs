@@ -182,3 +182,53 @@ impl Observation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [ProblemKind; 8] = [
+        ProblemKind::NotReady,
+        ProblemKind::NotFound,
+        ProblemKind::Unauthorized,
+        ProblemKind::ClockSkew,
+        ProblemKind::RateLimited,
+        ProblemKind::ServerError,
+        ProblemKind::Unreachable,
+        ProblemKind::Malformed,
+    ];
+
+    fn problem(kind: ProblemKind) -> Problem {
+        let (code, request_id) = (Some("BAD_TOKEN".to_owned()), Some("7d1f".to_owned()));
+        let message = "the API refused the request".to_owned();
+        Problem { kind, status: Some(401), code, request_id, message }
+    }
+
+    #[test]
+    fn a_kind_is_counted_under_the_word_that_events_have_for_it() {
+        for kind in KINDS {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+            assert_eq!(Observation::Malformed(problem(kind)).outcome(), kind.as_str());
+            assert!(Observation::OUTCOMES.contains(&kind.as_str()));
+        }
+        assert_eq!(Observation::Ongoing.outcome(), "ok");
+        assert_eq!(Observation::Completed.outcome(), "completed");
+        assert_eq!(Observation::Expired.outcome(), "expired");
+    }
+
+    #[test]
+    fn what_one_session_is_answered_says_nothing_of_the_others() {
+        let concerning: Vec<_> = KINDS.into_iter().filter(|kind| kind.concerns_session()).collect();
+        let expected = [ProblemKind::NotReady, ProblemKind::NotFound, ProblemKind::Malformed];
+        assert_eq!(concerning, expected);
+    }
+
+    #[test]
+    fn a_problem_is_shown_with_all_that_support_would_ask_for() {
+        let problem = problem(ProblemKind::Unauthorized);
+        let shown = "the API refused the request (HTTP 401, BAD_TOKEN, request 7d1f)";
+        assert_eq!(problem.to_string(), shown);
+        let without = Problem { status: None, ..problem };
+        assert_eq!(without.to_string(), "the API refused the request");
+    }
+}

@@ -135,8 +135,9 @@ fn an_answer_that_changes_nothing_is_steady_and_one_that_does_is_not() {
         )
     };
     assert!(observe(ttl, &["REQUIRED"]).steady);
-    assert!(observe(ttl.map(|ttl| ttl + 4 * SECOND), &["REQUIRED"]).steady);
-    assert!(!observe(ttl.map(|ttl| ttl + MINUTE), &["REQUIRED"]).steady);
+    let tolerated = Policy::DEADLINE_TOLERANCE;
+    assert!(observe(ttl.map(|ttl| ttl + tolerated), &["REQUIRED"]).steady);
+    assert!(!observe(ttl.map(|ttl| ttl + tolerated + SECOND), &["REQUIRED"]).steady);
     assert!(!observe(ttl, &["COMPLETE"]).steady);
 }
 
@@ -175,6 +176,19 @@ fn nothing_required_is_told_again_after_a_regression_and_never_of_absence() {
     assert_eq!(life.answer(&["REQUIRED"]), [ResourceAdded]);
     assert_eq!(life.answer(&["COMPLETE", "REQUIRED"]), [ResourceStateChanged, ResourceAdded]);
     assert_eq!(life.answer(&["COMPLETE"]), [ResourceRemoved]);
+}
+
+#[test]
+fn what_has_left_required_leaves_it_no_second_time() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    assert_eq!(life.answer(&["IN_PROGRESS"]), [ResourceStateChanged, SessionNothingRequired]);
+    assert_eq!(life.answer(&["COMPLETE"]), [ResourceStateChanged]);
+    let Some(Detail::StateChanged { left_required, .. }) = life.events.last().map(|e| &e.detail)
+    else {
+        panic!("{:?}", life.events);
+    };
+    assert!(!left_required);
 }
 
 #[test]
@@ -241,6 +255,22 @@ fn expiring_is_told_once_when_something_is_still_required() {
 }
 
 #[test]
+fn expiring_is_told_again_where_the_deadline_was_put_off() {
+    let mut life = Life::tracked();
+    let before = life.policy.expiring_before;
+    life.answer(&["REQUIRED"]);
+    life.now = life.session.wake(&life.policy).unwrap().timer;
+    assert_eq!(life.elapses(), [SessionExpiring]);
+    // Put off by an hour, and no farther away than that for it.
+    life.wait(60 * MINUTE);
+    assert_eq!(life.sees(configuration(Some(before), &["REQUIRED"]), None), []);
+    assert_eq!(life.elapses(), []);
+    assert_eq!(life.answer(&["REQUIRED"]), []);
+    life.now = life.session.wake(&life.policy).unwrap().timer;
+    assert_eq!(life.elapses(), [SessionExpiring]);
+}
+
+#[test]
 fn a_ttl_of_zero_or_none_or_for_ever_ends_nothing() {
     for ttl in [None, Some(Duration::ZERO), Some(Duration::MAX)] {
         let mut life = Life::tracked();
@@ -296,6 +326,20 @@ fn without_stop_on_completed_the_session_goes_on_and_completed_is_told_once() {
     assert!(!life.session.asks_state(&complete(), &life.policy));
     assert_eq!(life.sees(complete(), None), []);
     assert_eq!(life.reason(), None);
+}
+
+#[test]
+fn an_end_lists_what_was_not_complete_by_then() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED", "COMPLETE", "IN_PROGRESS", "ODD"]);
+    let untracked = life.session.untrack(life.now).unwrap();
+    life.take(untracked);
+    let Some(Detail::Ended { unresolved, .. }) = life.events.last().map(|event| &event.detail)
+    else {
+        panic!("{:?}", life.events);
+    };
+    let states: Vec<_> = unresolved.iter().map(|resource| resource.state.as_str()).collect();
+    assert_eq!(states, ["REQUIRED", "IN_PROGRESS", "ODD"]);
 }
 
 #[test]

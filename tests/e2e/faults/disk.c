@@ -29,6 +29,7 @@
 enum { NONE, DATABASE, WAL, JOURNAL, OTHER, DIRECTORY };
 
 #define MAX_FDS 4096
+#define SECTOR 512
 
 static int (*real_open)(const char *, int, ...);
 static int (*real_openat)(int, const char *, int, ...);
@@ -223,8 +224,9 @@ static ssize_t write_at(int fd, int file, const void *data, size_t length, off64
 	pthread_mutex_lock(&step);
 	ssize_t written;
 	if (fails("write", file)) {
-		/* Short of the whole, as a disk that fails may leave it. */
-		written = real_pwrite(fd, data, length / 2, at);
+		/* Short of the whole, as a disk that fails may leave it; a sector is written or not. */
+		off64_t middle = (at + (off64_t)(length / 2)) / SECTOR * SECTOR;
+		written = middle > at ? real_pwrite(fd, data, (size_t)(middle - at), at) : 0;
 		if (written > 0)
 			record('W', file, (uint64_t)at, data, (uint32_t)written);
 		written = failed();

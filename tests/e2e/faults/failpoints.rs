@@ -4,15 +4,18 @@
 #![cfg(debug_assertions)]
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::time::Duration;
 
+use ibvwatch::domain::SessionId;
 use ibvwatch::failpoint::Failpoint;
+use rusqlite::{Connection, OpenFlags};
 use tokio::process::Command;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::story::Story;
 use super::{MANY, asked, side_by_side};
-use crate::common::Home;
+use crate::common::{Home, PATIENCE};
 
 /// As the fastest daemon that forgets.
 const RETENTION: Duration = Duration::from_secs(1);
@@ -41,6 +44,15 @@ async fn dies_and_loses_nothing(place: Failpoint, nth: usize) -> bool {
     died(&story)
 }
 
+/// Whether the database holds that session. Who opened it to write would fold the WAL afterwards.
+fn is_in(database: &Path, session: SessionId) -> bool {
+    let database = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let database = database.expect("the database");
+    database.busy_timeout(PATIENCE).expect("a connection that can wait");
+    let is_in = "SELECT EXISTS (SELECT * FROM session WHERE id = ?1)";
+    database.query_row(is_in, [session.as_bytes()], |row| row.get(0)).expect("an answer")
+}
+
 /// What is purged leaves neither gaps nor a second use of an id.
 async fn dies_while_it_forgets(place: Failpoint, nth: usize) -> bool {
     let mut story = Story::in_a_home().await;
@@ -53,6 +65,11 @@ async fn dies_while_it_forgets(place: Failpoint, nth: usize) -> bool {
         command.env("IBVWATCH__STORE__RETENTION", "1s");
         arm(place, nth)(home, command);
     });
+    let deadline = Instant::now() + PATIENCE;
+    while is_in(&story.home.path("ibvwatch.db"), session) {
+        assert!(Instant::now() < deadline, "nothing is forgotten");
+        sleep(Duration::from_millis(20)).await;
+    }
     story.home.track(session);
     story.until(|event| event.is("session.tracked", session) && event.ordinal() > 1).await;
     story.stop().await;

