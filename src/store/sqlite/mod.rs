@@ -16,6 +16,7 @@ mod writer;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -45,16 +46,16 @@ impl SqliteStore {
         let lock = file::lock(path)?;
         let connection = file::open(path)?;
         let reader = Reader::open(path)?;
-        let policy = Arc::clone(&context.policy.borrow());
-        let now = context.clock.now().wall;
-        let mut rng = StdRng::seed_from_u64(context.seed);
-        let mut registry = Registry::default();
-        reader.each_session(|mut session| {
-            let poll_at = session.schedule().poll_at;
-            session.resume(now, &policy, &mut rng);
-            let unsaved = session.schedule().poll_at != poll_at;
-            registry.load(&session, unsaved, &policy);
-        })?;
+        // Either reads the whole database, which takes seconds where there are many sessions.
+        let (checked, loaded) = thread::scope(|scope| {
+            let check = move || file::refuse_damaged(&connection, path).map(|()| connection);
+            let check = scope.spawn(check);
+            let loaded = load(&reader, context);
+            (check.join(), loaded)
+        });
+        let died = |_| StoreError::Failed("the check of the database came to no end".to_owned());
+        // What is wrong with the database is also why it can't be read.
+        let (connection, registry) = (checked.map_err(died)??, loaded?);
         Failpoint::Opened.reached();
         let kept = Kept { cursors: reader.cursors()?, unavailable: reader.unavailable()? };
         let writer = Writer {
@@ -74,6 +75,20 @@ impl SqliteStore {
         };
         Ok(Self::with_journal(context, registry, kept, journal))
     }
+}
+
+fn load(reader: &Reader, context: &Context) -> Result<Registry, StoreError> {
+    let policy = Arc::clone(&context.policy.borrow());
+    let now = context.clock.now().wall;
+    let mut rng = StdRng::seed_from_u64(context.seed);
+    let mut registry = Registry::default();
+    reader.each_session(|mut session| {
+        let poll_at = session.schedule().poll_at;
+        session.resume(now, &policy, &mut rng);
+        let unsaved = session.schedule().poll_at != poll_at;
+        registry.load(&session, unsaved, &policy);
+    })?;
+    Ok(registry)
 }
 
 #[derive(Debug)]
