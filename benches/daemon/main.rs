@@ -256,7 +256,7 @@ fn syncs(scale: &Scale) {
     let mut daemon = home.start(&program);
     daemon.tracks(to_usize(sessions));
     let changes = |daemon: &mut Daemon| {
-        sum(&daemon.metrics(), "ibvwatch_events_total{type=\"resource.state_changed\"}")
+        sum(&daemon.metrics(), "ibvwatch_events_total{type=\"ibvwatch.resource.state_changed\"}")
     };
     let syncs = || std::fs::read_to_string(&log).map_or(0, |log| log.lines().count());
     while sum(&daemon.metrics(), "ibvwatch_polls_total") < 2.0 * number(sessions) {
@@ -265,8 +265,10 @@ fn syncs(scale: &Scale) {
     let before = syncs();
     let first = changes(&mut daemon);
     api.change();
+    let until = Instant::now() + Duration::from_secs(300);
     while changes(&mut daemon) - first < number(sessions) {
         pause(Duration::from_millis(100));
+        assert!(Instant::now() < until, "not every session is seen to have changed");
     }
     let counted = syncs() - before;
     let counted = number(u64::try_from(counted).unwrap_or(0));
