@@ -8,6 +8,8 @@ mod configuration;
 pub(crate) mod model;
 mod session;
 
+use crate::domain::{SessionId, Snapshot};
+
 /// A target's name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -25,6 +27,12 @@ pub fn run(name: &str, data: &[u8]) {
     let target = TARGETS.iter().find(|(target, _)| *target == name);
     let (_, target) = target.unwrap_or_else(|| panic!("there is no target {name}"));
     target(data);
+}
+
+/// For benches: reads a configuration as it was sent; nothing where it makes no sense.
+#[must_use]
+pub fn read_configuration(body: &[u8], id: SessionId) -> Option<Snapshot> {
+    crate::yoti::fuzz::configuration(body, id)
 }
 
 #[cfg(test)]

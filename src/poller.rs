@@ -169,12 +169,13 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                 continue;
             }
             let lease = tokio::select! {
+                // Where one is due there is nothing to be waited for, and no timer to be set.
                 biased;
+                lease = this.store.next_due() => lease?,
                 Some(done) = under_way.join_next() => {
                     done??;
                     continue;
                 }
-                lease = this.store.next_due() => lease?,
                 () = tokio::time::sleep(LONGEST_SLEEP) => continue,
             };
             if let Err(wait) = this.bucket().try_take() {

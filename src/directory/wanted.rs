@@ -247,6 +247,7 @@ impl Wanted {
         step: &mut Step,
     ) {
         let Self { grace, told, digests, leaving, .. } = self;
+        let some_leave = !leaving.is_empty();
         let mut known = told.iter_mut().peekable();
         let mut new = Vec::new();
         let mut stays = |told: &Told, step: &mut Step| {
@@ -271,7 +272,9 @@ impl Wanted {
             let digest = Some(NonZeroU64::MIN.saturating_add(digests.hash_one(&entry)));
             match known.next_if(|told| told.id == id) {
                 Some(told) => {
-                    back.push(id);
+                    if some_leave {
+                        back.push(id);
+                    }
                     if told.digest == digest {
                         continue;
                     }
@@ -284,10 +287,8 @@ impl Wanted {
         for other in known {
             stays(other, step);
         }
-        if !leaving.is_empty() {
-            for id in back.iter().chain(&step.news.unwanted) {
-                leaving.remove(id);
-            }
+        for id in back.iter().chain(&step.news.unwanted) {
+            leaving.remove(id);
         }
         let unwanted = &step.news.unwanted;
         if !unwanted.is_empty() {

@@ -19,6 +19,7 @@ mod queue;
 mod resource;
 mod schedule;
 mod session;
+mod text;
 mod time;
 mod visible;
 

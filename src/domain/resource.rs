@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::text;
 
 /// What a resource is called where the answer leaves its type or state out.
 pub(super) const UNKNOWN: &str = "UNKNOWN";
@@ -77,8 +80,7 @@ impl JsonSchema for ResourceState {
 
 impl<'de> Deserialize<'de> for ResourceState {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        Ok(Self::from(text.as_ref()))
+        text::read(deserializer, |text| Ok::<_, Infallible>(Self::from(text)))
     }
 }
 

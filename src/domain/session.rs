@@ -11,6 +11,7 @@ mod decision;
 mod packed;
 mod timing;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
@@ -34,11 +35,14 @@ pub struct Entry {
     pub session_id: SessionId,
     pub labels: Labels,
     /// Shortens the deadline; never lengthens it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// Cadence of this session while quiet, in place of `poll.interval`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
 }
 
+/// It is stored as it serializes, by the million: what is absent takes no room there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     entry: Entry,
@@ -57,11 +61,15 @@ struct Life {
     /// What the API stated, or the assumption until it did.
     deadline: Timestamp,
     observed: bool,
-    resources: Vec<Resource>,
+    /// Shared by the values of a session, which hardly ever differ in it.
+    resources: Arc<[Resource]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     active_until: Option<Timestamp>,
     /// When the API first said that it knows no such session; cleared by any other answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
     missing_since: Option<Timestamp>,
     told: Told,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<(EndReason, Timestamp)>,
 }
 
@@ -79,14 +87,18 @@ pub struct Schedule {
     pub poll_at: Timestamp,
     #[serde(skip, default = "quiet")]
     pub urgency: Urgency,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_poll: Option<Timestamp>,
     /// When the last good answer was asked for: what it says may be as old as that.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_good: Option<Timestamp>,
     /// In a row, of any kind; what the backoff grows with.
     pub failures: u32,
     /// In a row, of those that count against the session and not the daemon.
     strikes: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_problem: Option<Problem>,
     /// Until when a session is still polled whose deadline passed while nobody looked.
     #[serde(skip)]
@@ -189,7 +201,7 @@ impl Session {
                 tracked_at: now,
                 deadline: now.plus(policy.unknown_ttl).floor_seconds(),
                 observed: false,
-                resources: Vec::new(),
+                resources: Arc::default(),
                 active_until: None,
                 missing_since: None,
                 told: Told::default(),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::text;
+
 /// How people write a duration: numbers with units, like `90s` or `1h 30m`.
 pub const DURATION_PATTERN: &str = concat!(
     r"^\s*([0-9]+(\.[0-9]+)?\s*(ns|nsec|nanos|us|usec|ms|msec|millis|s|sec|secs|second|seconds",
@@ -131,8 +133,7 @@ impl JsonSchema for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        text::read(deserializer, str::parse)
     }
 }
 

@@ -356,17 +356,22 @@ impl<J: Journal> Store for Ledger<J> {
     async fn commit(&self, lease: Lease, transition: Transition) -> Result<(), StoreError> {
         let place = if transition.steady { None } else { Some(self.journal.place().await?) };
         let policy = self.policy();
-        let settled = {
+        let (settled, sooner) = {
             let mut registry = self.registry();
+            let before = registry.next_poll();
             let decision = registry.settle(&lease, transition, &policy);
-            decision.map(|decision| {
+            let settled = decision.map(|decision| {
                 let write =
                     |(place, decision)| self.journal.write(place, Write::Decisions(vec![decision]));
                 place.zip(decision).map(write)
-            })
+            });
+            (settled, registry.next_poll() != before)
         };
         Failpoint::Journaled.reached();
-        self.changed.notify_waiters();
+        // Nearly always the next poll is another's, and nobody need be woken for this one.
+        if sooner {
+            self.changed.notify_waiters();
+        }
         durable(settled?).await
     }
 

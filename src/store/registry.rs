@@ -59,14 +59,8 @@ impl Registry {
     /// Takes in a session that the journal holds; `unsaved` if its schedule has moved since.
     pub(super) fn load(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
         self.insert(session, unsaved, policy);
-        // In order of id as a rule, and then there is nothing to be sorted.
-        let last = self.order.last().map(|&seat| self.slot(seat).id);
-        if self.fresh.len() >= Self::SORTED_AT_ONCE || last < Some(session.id()) {
-            self.sort();
-        }
+        self.sort();
     }
-
-    const SORTED_AT_ONCE: usize = 10_000;
 
     /// Takes in a session as somebody else decided on it, in the place of what was known of it.
     pub(super) fn put(&mut self, session: &Session, policy: &Policy) {

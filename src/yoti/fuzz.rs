@@ -11,7 +11,7 @@ use super::answer::Head;
 use super::auth::Scheme;
 use super::state_scan::StateScan;
 use super::wire;
-use crate::domain::{Observation, Policy, Problem, SessionId, Timestamp, is_visible};
+use crate::domain::{Observation, Policy, Problem, SessionId, Snapshot, Timestamp, is_visible};
 
 /// A body, as the answer of every endpoint. `{}` in it stands for the session that is asked for.
 pub(crate) fn api_body(data: &[u8]) {
@@ -39,6 +39,10 @@ pub(crate) fn api_body(data: &[u8]) {
             assert_eq!(whole, expected, "{states:?}");
         }
     }
+}
+
+pub(crate) fn configuration(body: &[u8], id: SessionId) -> Option<Snapshot> {
+    wire::configuration(body, id).ok()
 }
 
 fn scanned<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {

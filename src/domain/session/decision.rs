@@ -94,8 +94,8 @@ impl Decision {
         let last_good = self.session.schedule.last_good.replace(sent);
         if first {
             self.session.life.observed = true;
-            self.session.life.resources = resource::number(&[], snapshot.resources);
-            let resources = self.session.life.resources.clone();
+            self.session.life.resources = resource::number(&[], snapshot.resources).into();
+            let resources = self.session.life.resources.to_vec();
             self.tell(Detail::Observed { resources });
         } else if !resource::unchanged(&self.session.life.resources, &snapshot.resources) {
             let since = last_good.unwrap_or(self.session.life.tracked_at).min(self.now);
@@ -110,7 +110,7 @@ impl Decision {
         policy: &Policy,
     ) {
         let after = resource::number(&self.session.life.resources, snapshot.resources);
-        let before = std::mem::replace(&mut self.session.life.resources, after);
+        let before = std::mem::replace(&mut self.session.life.resources, after.into());
         let differences = resource::differences(&before, &self.session.life.resources);
         if differences.is_empty() {
             return;

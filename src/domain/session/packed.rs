@@ -272,7 +272,7 @@ impl Writer {
         }
         self.number(life.sequence);
         self.number(life.resources.len() as u64);
-        for resource in &life.resources {
+        for resource in &*life.resources {
             self.resource(resource);
         }
     }
@@ -458,7 +458,7 @@ mod tests {
                         tracked_at,
                         deadline,
                         observed,
-                        resources,
+                        resources: resources.into(),
                         active_until: until,
                         missing_since: since,
                         told: Told { expiring, completed, failing },

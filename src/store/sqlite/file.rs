@@ -102,7 +102,8 @@ fn passes(kind: ErrorKind) -> bool {
     )
 }
 
-/// Opens the database for writing; makes it, or brings its schema up to date.
+/// Opens the database for writing; makes it, or brings its schema up to date. Whether it is
+/// damaged is for [`refuse_damaged`] to say, which reads all of it.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     // Made here and not by SQLite, which would let others read it.
     let mut options = OpenOptions::new();
@@ -122,7 +123,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         connection.query_row(set, [], |_| Ok(())).map_err(in_words)?;
     }
     refuse_unless_wal(&connection, path)?;
-    refuse_damaged(&connection, path)?;
+    if version < SCHEMA {
+        refuse_damaged(&connection, path)?;
+    }
     connection.pragma_update(None, "synchronous", "FULL").map_err(in_words)?;
     migrate(&mut connection, version).map_err(in_words)?;
     Ok(connection)
@@ -199,7 +202,7 @@ fn refuse_unless_wal(connection: &Connection, path: &Path) -> Result<(), StoreEr
 }
 
 /// Pages that are not as they were written show here, and not when they are needed.
-fn refuse_damaged(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn refuse_damaged(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let check = "PRAGMA quick_check(1)";
     let found = connection.query_row(check, [], |row| row.get::<_, String>(0));
     match found.map_err(|error| explain_opening(path, &error))? {

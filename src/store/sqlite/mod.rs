@@ -17,6 +17,7 @@ mod writer;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use tokio::sync::watch;
 
@@ -45,10 +46,16 @@ impl SqliteStore {
         let lock = file::lock(path)?;
         let connection = file::open(path)?;
         let reader = Reader::open(path)?;
-        let mut kept = Kept::nothing(context);
-        reader.each_session(|session| kept.take_up(session))?;
-        kept.cursors = reader.cursors()?;
-        kept.unavailable = reader.unavailable()?;
+        // Either reads the whole database, which takes seconds where there are many sessions.
+        let (checked, loaded) = thread::scope(|scope| {
+            let check = move || file::refuse_damaged(&connection, path).map(|()| connection);
+            let check = scope.spawn(check);
+            let loaded = kept(&reader, context);
+            (check.join(), loaded)
+        });
+        let died = |_| StoreError::Failed("the check of the database came to no end".to_owned());
+        // What is wrong with the database is also why it can't be read.
+        let (connection, kept) = (checked.map_err(died)??, loaded?);
         Failpoint::Opened.reached();
         let committed = watch::Sender::new(reader.last_sequence()?);
         let database = Database {
@@ -66,6 +73,14 @@ impl SqliteStore {
         };
         Ok(Self::resume(context, kept, journal))
     }
+}
+
+fn kept(reader: &Reader, context: &Context) -> Result<Kept, StoreError> {
+    let mut kept = Kept::nothing(context);
+    reader.each_session(|session| kept.take_up(session))?;
+    kept.cursors = reader.cursors()?;
+    kept.unavailable = reader.unavailable()?;
+    Ok(kept)
 }
 
 #[derive(Debug)]

@@ -1,0 +1,421 @@
+//! What the whole daemon takes: the release binary as a process of its own, before an API that
+//! answers at once, beside what it can't do without and what others take.
+//!
+//! `cargo bench --bench daemon` measures all but the longest; `-- PART...` only these parts.
+//! docs/PERFORMANCE.md says what each is and what came of it.
+
+#![expect(clippy::print_stdout, reason = "what is measured is printed")]
+
+mod api;
+mod bare;
+#[path = "../common/fixtures.rs"]
+mod fixtures;
+mod peers;
+#[path = "../common/stage.rs"]
+mod stage;
+mod store;
+mod usage;
+
+use std::time::{Duration, Instant};
+
+use ibvwatch::domain::{Policy, SessionId};
+
+use self::api::Api;
+use self::fixtures::session_id;
+use self::stage::{Daemon, Home, pause};
+use self::usage::{Used, number, sum};
+
+const LIMITS: &str = "poll.rate_limit = 100000\npoll.burst = 100000\npoll.max_in_flight = 32\n\
+                      poll.active_interval = \"1s\"\npoll.active_for = \"0s\"\n";
+
+struct Part {
+    name: &'static str,
+    run: fn(&Scale),
+}
+
+/// In the order in which they are measured.
+const PARTS: [Part; 8] = [
+    Part { name: "polls", run: polls },
+    Part { name: "peers", run: compare },
+    Part { name: "allocations", run: allocations },
+    Part { name: "commits", run: commits },
+    Part { name: "syncs", run: syncs },
+    Part { name: "lateness", run: lateness },
+    Part { name: "idle", run: idle },
+    Part { name: "memory", run: memory },
+];
+
+/// How much is measured: next to nothing where it is only seen whether it works.
+struct Scale {
+    time: Duration,
+    sessions: u64,
+    memory: &'static [u64],
+    peers: bool,
+    /// How long lateness is watched for.
+    long: Duration,
+}
+
+fn main() {
+    if bare::was_wanted() {
+        return;
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let measures = arguments.iter().any(|argument| argument == "--bench");
+    let long = arguments.iter().any(|argument| argument == "long");
+    let scale = if measures {
+        Scale {
+            time: Duration::from_secs(20),
+            sessions: 100_000,
+            memory: &[1_000, 100_000, 1_000_000],
+            peers: true,
+            long: Duration::from_secs(if long { 600 } else { 60 }),
+        }
+    } else {
+        Scale {
+            time: Duration::from_secs(1),
+            sessions: 100,
+            memory: &[100],
+            peers: false,
+            long: Duration::from_secs(1),
+        }
+    };
+    let named = |part: &&Part| arguments.iter().any(|argument| argument == part.name);
+    let chosen: Vec<&Part> = PARTS.iter().filter(named).collect();
+    let chosen = if chosen.is_empty() { PARTS.iter().collect() } else { chosen };
+    for Part { name, run } in chosen {
+        println!("\n# {name}");
+        run(&scale);
+    }
+}
+
+fn to_usize(sessions: u64) -> usize {
+    usize::try_from(sessions).expect("as many as fit into memory")
+}
+
+fn left_out(what: &str, package: &str) {
+    println!("*** LEFT OUT: {what} (install {package})");
+}
+
+fn home(sessions: u64) -> Home {
+    Home::new(&(0..sessions).map(session_id).collect::<Vec<SessionId>>())
+}
+
+fn configure(home: &Home, api: &Api, bearer: bool, interval: &str) {
+    let keys = format!("{}{LIMITS}poll.interval = \"{interval}\"\n", api.keys(bearer));
+    home.configure(&api.base_url, &keys);
+}
+
+/// A daemon that is polling, and the API that it asks.
+fn polling(tls: bool, bearer: bool, sessions: u64, interval: &str) -> (Home, Api, Daemon) {
+    let home = home(sessions);
+    let api = Api::start(&home.path("."), tls);
+    configure(&home, &api, bearer, interval);
+    let mut daemon = home.start(&[]);
+    daemon.tracks(to_usize(sessions));
+    while api.requests() < 3 * sessions / 2 {
+        pause(Duration::from_millis(50));
+    }
+    (home, api, daemon)
+}
+
+/// CPU and switches a poll, at some 333 polls a second and at as many as it can make; and the same
+/// of a bare client.
+fn polls(scale: &Scale) {
+    let signature = bare::signature() * 1e6;
+    println!("signature by aws-lc-rs: {signature:.0} µs of CPU");
+    match peers::openssl_signatures() {
+        Some(a_second) => println!("signature by openssl speed: {:.0} µs", 1e6 / a_second),
+        None => left_out("the signature by OpenSSL", "openssl"),
+    }
+    println!(
+        "{:<24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}",
+        "", "polls/s", "CPU µs", "user", "system", "switches", "bytes", "bare µs", "ratio"
+    );
+    for tls in [false, true] {
+        for (load, sessions, interval) in
+            [("333 a second", 1_000, "3s"), ("saturated", 20_000, "1s")]
+        {
+            let is_saturated = load == "saturated";
+            let sessions = sessions.min(scale.sessions);
+            let bare = {
+                let home = Home::new(&[]);
+                let api = Api::start(&home.path("."), tls);
+                let (tasks, rate) = if is_saturated { (32, None) } else { (4, Some(333.0)) };
+                bare::get(&api, tasks, rate, scale.time / 2) * 1e6
+            };
+            for bearer in [true, false] {
+                let (_home, _api, mut daemon) = polling(tls, bearer, sessions, interval);
+                let took = daemon.watch(scale.time);
+                let each = |seconds: f64| seconds / took.polls * 1e6;
+                let (cpu, user, system) = (each(took.cpu()), each(took.user), each(took.system));
+                let limit = if bearer { bare } else { bare + signature };
+                let name = format!(
+                    "{} {}, {load}",
+                    if tls { "TLS" } else { "HTTP" },
+                    if bearer { "bearer" } else { "signed" }
+                );
+                println!(
+                    "{name:<24} {:>8.0} {cpu:>8.0} {user:>8.0} {system:>8.0} {:>8.1} {:>9} {limit:>8.0} {:>8.2}",
+                    took.polls_per_second(),
+                    took.switches / took.polls,
+                    took.written / took.polls,
+                    cpu / limit,
+                );
+            }
+        }
+    }
+}
+
+fn compare(scale: &Scale) {
+    if !scale.peers {
+        return;
+    }
+    let ours = {
+        let (_home, _api, mut daemon) = polling(false, true, 5_000, "15s");
+        let used = daemon.watch(scale.time);
+        println!("ibvwatch, 5,000 sessions: {:.0} MB", daemon.memory().0);
+        used.cpu() / used.polls * 1e6
+    };
+    println!("ibvwatch, bearer over HTTP: {ours:.0} µs of CPU a poll");
+    match peers::prometheus(5_000, scale.time) {
+        Some(prometheus) => println!(
+            "Prometheus: {:.0} µs of CPU a scrape, {:.0} scrapes/s, {:.0} MB; ratio {:.2}",
+            prometheus.cpu * 1e6,
+            prometheus.scrapes_per_second,
+            prometheus.memory,
+            ours / (prometheus.cpu * 1e6)
+        ),
+        None => left_out("Prometheus", "prometheus"),
+    }
+    match peers::python(scale.time / 2) {
+        Some(python) => println!(
+            "Python: {:.0} µs of CPU a poll, {:.0} µs of them signing; unsigned {:.0} µs, {:.1} times ours",
+            python.signed * 1e6,
+            (python.signed - python.unsigned) * 1e6,
+            python.unsigned * 1e6,
+            python.unsigned * 1e6 / ours
+        ),
+        None => left_out("the poller in Python", "python3-venv, and let pip reach PyPI"),
+    }
+}
+
+/// Of a daemon below valgrind: what a minute more of polls allocated more.
+fn allocations(scale: &Scale) {
+    let count = |time: Duration| -> Option<(f64, f64)> {
+        let home = home(50);
+        let api = Api::start(&home.path("."), false);
+        configure(&home, &api, true, "1s");
+        let log = home.path("valgrind.log").display().to_string();
+        let program = peers::valgrind(&log)?;
+        let program: Vec<&str> = program.iter().map(String::as_str).collect();
+        let mut daemon = home.start(&program);
+        daemon.tracks(50);
+        pause(time);
+        let polls = sum(&daemon.metrics(), "ibvwatch_polls_total");
+        daemon.stop();
+        let text = std::fs::read_to_string(log).ok()?;
+        let (_, blocks) = text.split_once("Total:")?.1.split_once("bytes in ")?;
+        let blocks = blocks.split_whitespace().next()?.replace(',', "");
+        Some((polls, blocks.parse().ok()?))
+    };
+    if !scale.peers {
+        return;
+    }
+    match (count(Duration::from_secs(5)), count(Duration::from_secs(25))) {
+        (Some(short), Some(long)) => println!(
+            "allocations a steady poll (bearer, HTTP): {:.0}, over {:.0} polls",
+            (long.1 - short.1) / (long.0 - short.0),
+            long.0 - short.0
+        ),
+        _ => left_out("allocations a poll", "valgrind"),
+    }
+}
+
+/// How many changes a second become durable.
+fn commits(scale: &Scale) {
+    let changes = scale.sessions / 4;
+    println!("{:>8} {:>10} {:>10} {:>6}", "at once", "ibvwatch/s", "SQLite/s", "ratio");
+    for at_once in [32, 200] {
+        let home = Home::new(&[]);
+        let ours = store::commits(&home.path("ours.db"), changes, at_once);
+        let bare = store::bare_commits(&home.path("bare.db"), changes, at_once);
+        println!("{at_once:>8} {ours:>10.0} {bare:>10.0} {:>6.2}", ours / bare);
+    }
+}
+
+/// File system syncs while every session changes once.
+fn syncs(scale: &Scale) {
+    let sessions = scale.sessions / 10;
+    let home = home(sessions);
+    let log = home.path("strace.log").display().to_string();
+    let Some(program) = peers::strace(&log) else {
+        return left_out("file system syncs", "strace");
+    };
+    let api = Api::start(&home.path("."), false);
+    configure(&home, &api, true, "10s");
+    let mut daemon = home.start(&program);
+    daemon.tracks(to_usize(sessions));
+    let changes = |daemon: &mut Daemon| {
+        sum(&daemon.metrics(), "ibvwatch_events_total{type=\"ibvwatch.resource.state_changed\"}")
+    };
+    let syncs = || std::fs::read_to_string(&log).map_or(0, |log| log.lines().count());
+    while sum(&daemon.metrics(), "ibvwatch_polls_total") < 2.0 * number(sessions) {
+        pause(Duration::from_millis(100));
+    }
+    let before = syncs();
+    let first = changes(&mut daemon);
+    api.change();
+    let until = Instant::now() + Duration::from_secs(300);
+    while changes(&mut daemon) - first < number(sessions) {
+        pause(Duration::from_millis(100));
+        assert!(Instant::now() < until, "not every session is seen to have changed");
+    }
+    let counted = syncs() - before;
+    let counted = number(u64::try_from(counted).unwrap_or(0));
+    println!("{:.0} syncs a thousand changes", counted / number(sessions) * 1e3);
+}
+
+/// How late polls go out at half of what it can do, early and late in a long time.
+fn lateness(scale: &Scale) {
+    let saturated = {
+        let (_home, _api, mut daemon) = polling(false, true, 20_000.min(scale.sessions), "1s");
+        daemon.watch(scale.time).polls_per_second()
+    };
+    let sessions = 20_000.min(scale.sessions);
+    let interval = (number(sessions) / (saturated / 2.0)).max(1.0);
+    let interval = format!("{}ms", (interval * 1e3).round());
+    let (_home, _api, mut daemon) = polling(false, true, sessions, &interval);
+    println!("{:>8} {:>8} {:>8} {:>8} {:>8}", "polls/s", "p50 ms", "p99 ms", "max ms", "≤ 50 ms");
+    for _ in 0..3 {
+        let (before, used) = (daemon.metrics(), daemon.watch(scale.long / 3));
+        let late = Late::between(&before, &daemon.metrics());
+        println!(
+            "{:>8.0} {:>8.1} {:>8.1} {:>8} {:>7.2}%",
+            used.polls_per_second(),
+            late.quantile(0.5) * 1e3,
+            late.quantile(0.99) * 1e3,
+            format!("< {}", late.most() * 1e3),
+            late.share_within(0.05) * 100.0
+        );
+    }
+}
+
+/// Cumulative counts by upper bound in seconds.
+struct Late(Vec<(f64, f64)>);
+
+impl Late {
+    fn between(before: &str, after: &str) -> Self {
+        let buckets = |metrics: &str| -> Vec<(f64, f64)> {
+            let lines = metrics.lines();
+            let bucket = |line: &str| {
+                let rest = line.strip_prefix("ibvwatch_poll_lateness_seconds_bucket{le=\"")?;
+                let (bound, count) = rest.split_once("\"} ")?;
+                let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+                Some((bound, count.parse().ok()?))
+            };
+            lines.filter_map(bucket).collect()
+        };
+        let (before, after) = (buckets(before), buckets(after));
+        Self(before.iter().zip(after).map(|(b, (bound, count))| (bound, count - b.1)).collect())
+    }
+
+    fn all(&self) -> f64 {
+        self.0.last().map_or(0.0, |(_, count)| *count)
+    }
+
+    /// As Prometheus reckons it: evenly within a bucket.
+    fn quantile(&self, share: f64) -> f64 {
+        let wanted = share * self.all();
+        let mut from = (0.0, 0.0);
+        for &(bound, count) in &self.0 {
+            if count >= wanted && count > from.1 {
+                return from.0 + (bound - from.0) * (wanted - from.1) / (count - from.1);
+            }
+            from = (bound, count);
+        }
+        f64::INFINITY
+    }
+
+    /// An upper bound of all.
+    fn most(&self) -> f64 {
+        self.0.iter().find(|(_, count)| *count >= self.all()).map_or(0.0, |(bound, _)| *bound)
+    }
+
+    fn share_within(&self, seconds: f64) -> f64 {
+        let within = self.0.iter().find(|(bound, _)| *bound >= seconds);
+        within.map_or(0.0, |(_, count)| count / self.all())
+    }
+}
+
+/// CPU of many sessions beside their polls.
+fn idle(scale: &Scale) {
+    let time = scale.time * 3;
+    let watched = |sessions: u64, interval: &str| -> Used {
+        let home = home(sessions);
+        let api = Api::start(&home.path("."), false);
+        store::fill(&home, sessions, &Policy::default());
+        configure(&home, &api, true, interval);
+        let mut daemon = home.start(&[]);
+        daemon.logged("ibvwatch is running");
+        pause(time / 3);
+        daemon.watch(time)
+    };
+    let many = watched(scale.sessions, "5m");
+    let few = watched(scale.sessions / 100, "3s");
+    let each = few.cpu() / few.polls;
+    println!(
+        "{} sessions every 5 min: {:.2} % CPU for {:.0} polls/s; as many polls of {} sessions take {:.2} %; beside them {:.2} %",
+        scale.sessions,
+        many.share(many.cpu()),
+        many.polls_per_second(),
+        scale.sessions / 100,
+        many.share(each * many.polls),
+        many.share(many.cpu() - each * many.polls)
+    );
+    let still = watched(scale.sessions, "30days");
+    println!(
+        "{} sessions of which hardly any is due: {:.2} % CPU for {:.1} polls/s",
+        scale.sessions,
+        still.share(still.cpu()),
+        still.polls_per_second()
+    );
+}
+
+/// Memory, and how soon after a start the first poll goes out, with that many in the store.
+fn memory(scale: &Scale) {
+    println!(
+        "{:>9} {:>10} {:>10} {:>9} {:>12} {:>9} {:>10}",
+        "sessions", "at once MB", "polling MB", "peak MB", "first poll s", "taken over", "store MB"
+    );
+    for &sessions in scale.memory {
+        let home = home(sessions);
+        let api = Api::start(&home.path("."), false);
+        store::fill(&home, sessions, &Policy::default());
+        let size = std::fs::metadata(home.path("ibvwatch.db")).map_or(0, |file| file.len());
+        configure(&home, &api, true, "5m");
+        let started = Instant::now();
+        let mut daemon = home.start(&[]);
+        let first = loop {
+            if let Some(at) = api.first_request() {
+                break at.duration_since(started);
+            }
+            pause(Duration::from_millis(2));
+        };
+        let at_once = daemon.memory().0;
+        daemon.tracks(to_usize(sessions));
+        let taken_over = started.elapsed();
+        let until = Instant::now() + scale.time * 3;
+        let mut most = 0.0_f64;
+        while Instant::now() < until {
+            pause(Duration::from_millis(500));
+            most = most.max(daemon.memory().0);
+        }
+        let (_, peak) = daemon.memory();
+        println!(
+            "{sessions:>9} {at_once:>10.0} {most:>10.0} {peak:>9.0} {:>12.2} {:>9.1}s {:>10.0}",
+            first.as_secs_f64(),
+            taken_over.as_secs_f64(),
+            number(size) / 1e6
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! What others take for the same: Prometheus, and a poller as one writes it in Python.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::api::Api;
+use crate::fixtures::session_id;
+use crate::stage::{Home, SDK_ID, pause};
+use crate::usage::{memory_of, number, usage_of};
+
+/// RSA-2048 signatures a second and core, by OpenSSL.
+pub(crate) fn openssl_signatures() -> Option<f64> {
+    if !has("openssl") {
+        return None;
+    }
+    let speed = Command::new("openssl").args(["speed", "-seconds", "2", "rsa2048"]).output();
+    let text = String::from_utf8(speed.ok()?.stdout).ok()?;
+    let line = text.lines().find(|line| line.starts_with("rsa 2048"))?;
+    line.split_whitespace().nth(5)?.parse().ok()
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) struct Prometheus {
+    /// Seconds of CPU for one scrape.
+    pub(crate) cpu: f64,
+    pub(crate) scrapes_per_second: f64,
+    /// Resident megabytes.
+    pub(crate) memory: f64,
+}
+
+/// Debian's Prometheus, which finds that many targets in a file and scrapes each every 15 s.
+pub(crate) fn prometheus(targets: u64, time: Duration) -> Option<Prometheus> {
+    if !has("prometheus") {
+        return None;
+    }
+    let home = Home::new(&[]);
+    let api = Api::start(&home.path("."), false);
+    let address = api.base_url.trim_start_matches("http://").split('/').next()?.to_owned();
+    let mut found = String::from("[");
+    for n in 0..targets {
+        let comma = if n == 0 { "" } else { "," };
+        let path = format!("/metrics/{}", session_id(n));
+        let labels = format!(r#"{{"__metrics_path__":"{path}","case":"A-{n}"}}"#);
+        write!(found, r#"{comma}{{"targets":["{address}"],"labels":{labels}}}"#).ok()?;
+    }
+    found.push(']');
+    home.write("targets.json", &found);
+    home.write(
+        "prometheus.yml",
+        "global: { scrape_interval: 15s, scrape_timeout: 10s }\n\
+         scrape_configs:\n\
+         - job_name: sessions\n  file_sd_configs: [ { files: [ targets.json ] } ]\n\
+         \x20 relabel_configs: [ { source_labels: [ case ], target_label: instance } ]\n",
+    );
+    let child = Command::new("prometheus")
+        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
+        .arg("--web.listen-address=127.0.0.1:0")
+        .current_dir(home.path("."))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let child = Killed(child);
+    let started = Instant::now();
+    while api.requests() < targets {
+        pause(Duration::from_millis(100));
+        assert!(started.elapsed() < Duration::from_secs(120), "Prometheus scrapes nothing");
+    }
+    pause(Duration::from_secs(15));
+    let (before, requests) = (usage_of(child.0.id()), api.requests());
+    pause(time);
+    let used = usage_of(child.0.id()).since(before);
+    let scrapes = number(api.requests() - requests);
+    Some(Prometheus {
+        cpu: used.cpu() / scrapes,
+        scrapes_per_second: scrapes / used.at.as_secs_f64(),
+        memory: memory_of(child.0.id()).0,
+    })
+}
+
+/// Seconds of CPU for one poll in Python.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Python {
+    pub(crate) unsigned: f64,
+    pub(crate) signed: f64,
+}
+
+/// Polls one session after the other over a connection that is kept, compares states with those
+/// seen before, and prints the CPU that a poll took.
+const POLLER: &str = r#"
+import json, sys, time
+import requests
+from yoti_python_sdk.http import SignedRequest
+
+base_url, sdk_id, key, seconds, signed = sys.argv[1:6]
+ids = sys.argv[6].split(",")
+http = requests.Session()
+known = {}
+
+def poll(session_id):
+    path = f"/sessions/{session_id}/configuration"
+    if signed == "signed":
+        request = (SignedRequest.builder().with_pem_file(key).with_base_url(base_url)
+                   .with_endpoint(path).with_param("sdkId", sdk_id).with_get().build())
+        answer = http.get(request.url, headers=request.headers, timeout=10)
+    else:
+        answer = http.get(base_url + path, headers={"Authorization": "Bearer local"}, timeout=10)
+    answer.raise_for_status()
+    body = answer.json()
+    states = [(r["type"], r["id"], r["state"]) for r in body["capture"]["required_resources"]]
+    if known.get(session_id) != states:
+        known[session_id] = states
+
+for session_id in ids:
+    poll(session_id)
+polls, until, cpu = 0, time.monotonic() + float(seconds), time.process_time()
+while time.monotonic() < until:
+    poll(ids[polls % len(ids)])
+    polls += 1
+print((time.process_time() - cpu) / polls)
+"#;
+
+/// A poller on the official SDK's request signing and `requests`, from `PyPI`.
+pub(crate) fn python(time: Duration) -> Option<Python> {
+    let home = Home::new(&[]);
+    let venv = home.path("venv");
+    let quietly = |program: &Path, arguments: &[&str]| {
+        let status = Command::new(program).args(arguments).stdout(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let pip = venv.join("bin/pip");
+    if !quietly("python3".as_ref(), &["-m", "venv", venv.to_str()?])
+        || !quietly(&pip, &["install", "--quiet", "yoti", "requests"])
+    {
+        return None;
+    }
+    home.write("poller.py", POLLER);
+    let api = Api::start(&home.path("."), false);
+    let ids: Vec<String> = (0..100).map(|n| session_id(n).to_string()).collect();
+    let run = |signed: &str| -> Option<f64> {
+        let output = Command::new(venv.join("bin/python"))
+            .arg(home.path("poller.py"))
+            .args([&api.base_url, SDK_ID])
+            .arg(home.path("yoti.pem"))
+            .args([&time.as_secs_f64().to_string(), signed, &ids.join(",")])
+            .stderr(Stdio::inherit())
+            .output()
+            .ok()?;
+        String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+    };
+    Some(Python { unsigned: run("unsigned")?, signed: run("signed")? })
+}
+
+/// File system syncs of a program, counted by strace.
+pub(crate) fn strace(log: &str) -> Option<Vec<&str>> {
+    let traced = ["strace", "-f", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-o", log];
+    has("strace").then(|| traced.to_vec())
+}
+
+/// Allocations of a program, counted by valgrind.
+pub(crate) fn valgrind(log: &str) -> Option<Vec<String>> {
+    let words = ["valgrind", "--tool=dhat", "--dhat-out-file=/dev/null"].map(str::to_owned);
+    has("valgrind").then(|| words.into_iter().chain([format!("--log-file={log}")]).collect())
+}
+
+/// Whether there is such a program.
+fn has(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    })
+}

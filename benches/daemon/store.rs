@@ -1,0 +1,126 @@
+//! Stores as a daemon leaves them, and how fast changes become durable.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use ibvwatch::clock::{Clock, SystemClock};
+use ibvwatch::domain::{Entry, Policy, Session};
+use ibvwatch::metrics::Writes;
+use ibvwatch::store::{Context, SqliteStore, Store};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rusqlite::{Connection, params};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::fixtures::{answer, entry, exchange};
+use crate::stage::Home;
+use crate::usage::number;
+
+fn context(seed: u64) -> Context {
+    Context {
+        clock: Arc::new(SystemClock),
+        policy: watch::Sender::new(Arc::new(Policy::default())).subscribe(),
+        seed,
+        source: "ibvwatch".to_owned(),
+        metrics: Writes::default(),
+    }
+}
+
+/// Makes the home's database, with sessions that were polled once within the last interval.
+pub(crate) fn fill(home: &Home, sessions: u64, policy: &Policy) {
+    let path = home.path("ibvwatch.db");
+    drop(SqliteStore::open(&path, &context(1)).expect("a store"));
+    let mut connection = Connection::open(&path).expect("a database");
+    let transaction = connection.transaction().expect("a transaction");
+    let rng = &mut StdRng::seed_from_u64(7);
+    let now = SystemClock.now().wall;
+    {
+        let insert = "INSERT INTO session (id, record) VALUES (?1, ?2)";
+        let mut insert = transaction.prepare(insert).expect("a statement");
+        let mut entries: Vec<Entry> = (0..sessions).map(entry).collect();
+        entries.sort_unstable_by_key(|entry| entry.session_id);
+        for (n, entry) in (0_u32..).zip(entries) {
+            let ago = policy.interval.mul_f64(f64::from(n % 1_000) / 1_100.0);
+            let id = entry.session_id;
+            let tracked = Session::track(entry, 0, now.minus(ago), policy).session;
+            let good = answer(id, "REQUIRED");
+            let polled = tracked.observe(good, None, exchange(now.minus(ago)), policy, rng);
+            let json = serde_json::to_string(&polled.session).expect("a record");
+            insert.execute(params![id.as_bytes(), json]).expect("a row");
+        }
+    }
+    transaction.commit().expect("a commit");
+}
+
+/// Changes a second that become durable through the store, so many under way at once.
+pub(crate) fn commits(path: &Path, changes: u64, at_once: usize) -> f64 {
+    let runtime = Runtime::new().expect("a runtime");
+    let store = SqliteStore::open(path, &context(2)).expect("a store");
+    let policy = Policy::default();
+    runtime.block_on(async {
+        store.track((0..changes).map(entry).collect()).await.expect("a commit");
+        let rng = &mut StdRng::seed_from_u64(3);
+        let started = Instant::now();
+        let mut under_way = FuturesUnordered::new();
+        for _ in 0..changes {
+            if under_way.len() == at_once {
+                let done: Option<Result<_, _>> = under_way.next().await;
+                done.expect("one under way").expect("a commit");
+            }
+            let lease = store.next_due().await.expect("a lease");
+            let good = answer(lease.session.id(), "REQUIRED");
+            let now = SystemClock.now().wall;
+            let transition = lease.session.observe(good, None, exchange(now), &policy, rng);
+            under_way.push(store.commit(lease, transition));
+        }
+        while let Some(done) = under_way.next().await {
+            done.expect("a commit");
+        }
+        number(changes) / started.elapsed().as_secs_f64()
+    })
+}
+
+/// The same rows by SQLite alone, that many changes in a transaction.
+pub(crate) fn bare_commits(path: &Path, changes: u64, batch: usize) -> f64 {
+    drop(SqliteStore::open(path, &context(4)).expect("a store"));
+    let mut connection = Connection::open(path).expect("a database");
+    connection.pragma_update(None, "synchronous", "FULL").expect("a setting");
+    let policy = Policy::default();
+    let rng = &mut StdRng::seed_from_u64(3);
+    let now = SystemClock.now().wall;
+    let rows: Vec<_> = (0..changes)
+        .map(|n| {
+            let tracked = Session::track(entry(n), 0, now, &policy).session;
+            let good = answer(tracked.id(), "REQUIRED");
+            let polled = tracked.observe(good, None, exchange(now), &policy, rng);
+            let session = serde_json::to_string(&polled.session).expect("a record");
+            let event = serde_json::to_string(&polled.events[0]).expect("an event");
+            (*polled.session.id().as_bytes(), polled.events[0].kind().as_str(), event, session)
+        })
+        .collect();
+    let started = Instant::now();
+    for batch in rows.chunks(batch) {
+        let transaction = connection.transaction().expect("a transaction");
+        for (id, kind, event, session) in batch {
+            let mut insert = transaction
+                .prepare_cached(
+                    "INSERT INTO event (session, session_sequence, type, time, source, data)
+                     VALUES (?1, 2, ?2, ?3, 'ibvwatch', ?4)",
+                )
+                .expect("a statement");
+            insert.execute(params![id, kind, now.as_millis(), event]).expect("a row");
+            let mut upsert = transaction
+                .prepare_cached(
+                    "INSERT INTO session (id, record) VALUES (?1, ?2)
+                     ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+                )
+                .expect("a statement");
+            upsert.execute(params![id, session]).expect("a row");
+        }
+        transaction.commit().expect("a commit");
+    }
+    number(changes) / started.elapsed().as_secs_f64()
+}
