@@ -18,8 +18,9 @@ use super::{Event, Run, lines};
 const TICK: Duration = Duration::from_millis(5);
 /// From the arrival of a request until its answer is made up, on a busy machine.
 const SLACK: Duration = Duration::from_millis(100);
-/// A node's lease of a session lives at least so long after its last word.
-const LEASE: Duration = Duration::from_secs(10);
+/// A node's lease of a session lives for 15 s after its last word, and it may have waited for 9 s of
+/// them before it asked: who is asked about sooner than this has been recorded.
+const LEASE: Duration = Duration::from_secs(5);
 /// Two answers that are no further apart may have been given to two nodes at the same time, one of
 /// which has lost its lease. Only one of them is recorded then.
 const SIDE_BY_SIDE: Duration = Duration::from_millis(1_500);
