@@ -18,8 +18,9 @@ use super::{Event, Run, lines};
 const TICK: Duration = Duration::from_millis(5);
 /// From the arrival of a request until its answer is made up, on a busy machine.
 const SLACK: Duration = Duration::from_millis(100);
-/// A node's lease of a session lives at least so long after its last word.
-const LEASE: Duration = Duration::from_secs(10);
+/// A lease of a session lasts for 15 s, and is no older than the answer before: where three answers
+/// follow each other so soon, no lease can have run out behind the one in the middle.
+const IN_TURN: Duration = Duration::from_secs(5);
 /// Two answers that are no further apart may have been given to two nodes at the same time, one of
 /// which has lost its lease. Only one of them is recorded then.
 const SIDE_BY_SIDE: Duration = Duration::from_millis(1_500);
@@ -216,8 +217,8 @@ fn in_order(events: &[&Event]) {
 /// A daemon that stops in good order records all it was told. Of one that is killed, this is
 /// known: it asks again only once it has decided what the last answer means, and what is decided
 /// later is not recorded sooner. Among several nodes, one that dies with an answer in its hands, or
-/// is cut off, is stood in for once its lease has run out, and no sooner; what the last answer
-/// meant is recorded where the session is asked about before that, and after the usual time.
+/// is cut off, is stood in for once its lease has run out, and no sooner; what an answer meant is
+/// recorded where the session is asked about in turn before and after it.
 fn witnessed(
     answer: Timestamp,
     answers: &[Timestamp],
@@ -227,9 +228,12 @@ fn witnessed(
     let next = answers.iter().find(|next| **next > answer);
     if deliveries.shared {
         let before = answers.iter().rfind(|before| **before < answer);
-        let alone = |earlier: Timestamp, later: Timestamp| later.since(earlier) > SIDE_BY_SIDE;
-        return before.is_none_or(|before| alone(*before, answer))
-            && next.is_some_and(|next| alone(answer, *next) && next.since(answer) < LEASE);
+        let in_turn = |earlier: Timestamp, later: Timestamp| {
+            let apart = later.since(earlier);
+            apart > SIDE_BY_SIDE && apart < IN_TURN
+        };
+        return before.is_some_and(|before| in_turn(*before, answer))
+            && next.is_some_and(|next| in_turn(answer, *next));
     }
     let Some(run) = deliveries.run_at(answer) else { return false };
     let end = deliveries.runs[run].at;
