@@ -163,7 +163,7 @@ mod tests {
     fn labels_are_read_as_they_were_written() {
         let labels = Labels::try_from(pairs(2, 3)).unwrap();
         assert_eq!(labels.iter().collect::<Vec<_>>(), [("k0", "vvv"), ("k1", "vvv")]);
-        assert_eq!(labels.get("k1").map(String::as_str), Some("vvv"));
+        assert_eq!(labels.get("k1"), Some("vvv"));
         assert_eq!(labels.get("k2"), None);
         assert!(!labels.is_empty() && Labels::default().is_empty());
         assert_eq!(serde_json::to_value(&labels).unwrap(), serde_json::json!(pairs(2, 3)));

@@ -428,8 +428,8 @@ impl<J: Journal> Store for Ledger<J> {
 
     async fn find_sessions(&self, query: &SessionQuery) -> Result<SessionPage, StoreError> {
         let now = self.now();
-        let search =
-            |after, portion, filter: &_| self.registry().search(after, portion, filter, now);
+        let filter = query.filter.prepared();
+        let search = |after, portion| self.registry().search(after, portion, &filter, now);
         Ok(query.answer(search).await)
     }
 

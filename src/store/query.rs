@@ -40,16 +40,14 @@ impl SessionQuery {
     /// none behind it.
     pub(super) async fn answer<F>(&self, search: F) -> SessionPage
     where
-        F: Fn(Option<SessionId>, usize, &Prepared<'_>) -> (Vec<Arc<Session>>, Option<SessionId>)
-            + Send,
+        F: Fn(Option<SessionId>, usize) -> (Vec<Arc<Session>>, Option<SessionId>) + Send,
     {
         let most = self.limit.saturating_add(1);
-        let filter = self.filter.prepared();
         let portion = if self.filter.is_empty() { most.min(PORTION) } else { PORTION };
         let mut page = SessionPage::default();
         let mut after = self.after;
         loop {
-            let (found, last) = search(after, portion, &filter);
+            let (found, last) = search(after, portion);
             for session in found {
                 if page.sessions.len() == self.limit {
                     page.next = page.sessions.last().map(|session| session.id());

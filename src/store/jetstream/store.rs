@@ -610,7 +610,7 @@ impl Store for JetStreamStore {
                 let view = inner.view();
                 let desk = inner.desk();
                 let due = view.registry.timers_due(now.minus(patience));
-                let due = due.filter(|&id| !desk.is_busy_with(id)).take(TIMERS_AT_ONCE);
+                let due = due.into_iter().filter(|&id| !desk.is_busy_with(id)).take(TIMERS_AT_ONCE);
                 (due.collect::<Vec<_>>(), view.registry.next_timer())
             };
             let mut wait = next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
@@ -770,9 +770,9 @@ impl Store for JetStreamStore {
 
     async fn find_sessions(&self, query: &SessionQuery) -> Result<SessionPage, StoreError> {
         let now = self.inner.now();
-        let search = |after, portion, filter: &_| {
-            self.inner.view().registry.search(after, portion, filter, now)
-        };
+        let filter = query.filter.prepared();
+        let search =
+            |after, portion| self.inner.view().registry.search(after, portion, &filter, now);
         Ok(query.answer(search).await)
     }
 
