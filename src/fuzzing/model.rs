@@ -54,7 +54,7 @@ impl Model {
         let failure = word.is_failure();
         match word {
             Observation::NotFound(_) => {
-                let since = missing_since.unwrap_or(now);
+                let since = missing_since.map_or(now, |since| since.min(now));
                 if now.since(since) >= Duration::from_secs(60) {
                     end = Some(EndReason::NotFound);
                 }

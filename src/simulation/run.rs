@@ -20,8 +20,8 @@ use crate::store::Store;
 pub(super) struct Outcome {
     pub(super) lasted: At,
     pub(super) deaths: u64,
-    /// How much the first process had done at each of its awaits.
-    pub(super) steps: Vec<u64>,
+    /// How much the first process had done at each of its awaits, and of what kind that was.
+    pub(super) steps: Vec<(u64, &'static str)>,
     pub(super) seen: BTreeMap<String, u64>,
     pub(super) lateness: Lateness,
 }

@@ -60,7 +60,7 @@ pub(super) struct State {
 pub(super) struct Life {
     alive: bool,
     /// At each await that it came to, how much it had done that somebody could know of.
-    steps: Vec<u64>,
+    steps: Vec<(u64, &'static str)>,
     pub(super) done: u64,
     dies_at: Option<u64>,
     /// The same, counted in those alone at which something outside of it happens.
@@ -215,7 +215,7 @@ impl World {
             return false;
         }
         let done = state.life.done;
-        state.life.steps.push(done);
+        state.life.steps.push((done, point));
         let dies = state.life.dies_at == Some(state.life.steps.len() as u64);
         if dies {
             state.death(point);
@@ -242,7 +242,7 @@ impl World {
     }
 
     /// How much the process had done at each of its awaits.
-    pub(super) fn steps(&self) -> Vec<u64> {
+    pub(super) fn steps(&self) -> Vec<(u64, &'static str)> {
         self.state().life.steps.clone()
     }
 

@@ -132,6 +132,7 @@ pub(crate) struct SimulatedJournal<W> {
     disk: Arc<Mutex<Disk>>,
     commands: mpsc::Sender<Command>,
     committed: watch::Receiver<u64>,
+    followers: Arc<Mutex<Followers>>,
     /// Of those who wait for what a dead process wrote.
     never: Mutex<Vec<oneshot::Sender<Answer>>>,
 }
@@ -150,8 +151,10 @@ impl<W: Surroundings> SimulatedStore<W> {
             disk: Arc::clone(disk),
             commands: sender,
             committed: committed.subscribe(),
+            followers: Arc::default(),
             never: Mutex::default(),
         };
+        tokio::spawn(tell(committed.subscribe(), Arc::clone(&journal.followers)));
         let platter = Platter {
             world: Arc::clone(world),
             disk: Arc::clone(disk),
@@ -159,6 +162,21 @@ impl<W: Surroundings> SimulatedStore<W> {
         };
         tokio::spawn(writer::run(platter, commands, committed, Writes::default()));
         Self::resume(context, kept, journal)
+    }
+}
+
+/// Whoever waits for commits, each by a channel of its own: those who wait on one channel are woken
+/// in an order that no seed decides.
+type Followers = Vec<watch::Sender<u64>>;
+
+async fn tell(mut committed: watch::Receiver<u64>, followers: Arc<Mutex<Followers>>) {
+    while committed.changed().await.is_ok() {
+        let last = *committed.borrow_and_update();
+        let mut followers = lock(&followers);
+        followers.retain(|follower| !follower.is_closed());
+        for follower in &*followers {
+            follower.send_replace(last);
+        }
     }
 }
 
@@ -218,7 +236,9 @@ impl<W: Surroundings> Journal for SimulatedJournal<W> {
     }
 
     fn committed(&self) -> watch::Receiver<u64> {
-        self.committed.clone()
+        let (follower, receiver) = watch::channel(*self.committed.borrow());
+        lock(&self.followers).push(follower);
+        receiver
     }
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Record>, StoreError> {

@@ -204,7 +204,8 @@ impl Decision {
         policy: &Policy,
         rng: &mut R,
     ) -> Duration {
-        let since = known_since.unwrap_or(self.now);
+        // What was heard in the future shows that the clock has been set back since.
+        let since = known_since.map_or(self.now, |since| since.min(self.now));
         if self.now.since(since) >= Policy::NOT_FOUND_APART {
             self.end(EndReason::NotFound);
             return Duration::ZERO;

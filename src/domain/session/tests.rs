@@ -461,6 +461,17 @@ fn a_clock_set_back_while_the_daemon_was_down_keeps_no_session_waiting() {
 }
 
 #[test]
+fn a_404_of_the_future_counts_from_now() {
+    let mut life = Life::tracked();
+    assert_eq!(life.sees(not_found(), Some(not_found())), []);
+    life.now = life.now.minus(50 * MINUTE);
+    life.session.resume(life.now, &life.policy, &mut life.rng);
+    assert_eq!(life.sees(not_found(), Some(not_found())), []);
+    life.wait(MINUTE);
+    assert_eq!(life.sees(not_found(), Some(not_found())), [SessionEnded]);
+}
+
+#[test]
 fn after_a_restart_due_times_stay_and_what_fell_due_is_spread() {
     let mut life = Life::tracked();
     life.answer(&["REQUIRED"]);
