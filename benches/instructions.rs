@@ -46,7 +46,7 @@ fn sent() -> (String, SessionId) {
     (body(id, 2_592_000, "REQUIRED"), id)
 }
 
-#[library_benchmark(config = baseline(25_000))]
+#[library_benchmark(config = baseline(64_100))]
 #[bench::four_resources(sent())]
 fn parse((body, id): (String, SessionId)) -> Option<Snapshot> {
     read_configuration(black_box(body.as_bytes()), id)
@@ -65,19 +65,19 @@ fn see(session: &Session, seen: Observation) -> Transition {
 }
 
 #[library_benchmark]
-#[bench::unchanged(args = (observed("REQUIRED")), config = baseline(3_000))]
-#[bench::changed(args = (observed("IN_PROGRESS")), config = baseline(8_000))]
+#[bench::unchanged(args = (observed("REQUIRED")), config = baseline(3_450))]
+#[bench::changed(args = (observed("IN_PROGRESS")), config = baseline(22_800))]
 fn observe((session, seen): (Session, Observation)) -> Transition {
     see(&session, seen)
 }
 
-#[library_benchmark(config = baseline(2_000))]
+#[library_benchmark(config = baseline(2_550))]
 #[bench::four_resources(observed("REQUIRED").0)]
 fn pack(session: Session) -> (Packed, Session) {
     (Packed::of(black_box(&session)), session)
 }
 
-#[library_benchmark(config = baseline(3_000))]
+#[library_benchmark(config = baseline(2_260))]
 #[bench::four_resources(Packed::of(&observed("REQUIRED").0))]
 fn unpack(packed: Packed) -> (Session, Packed) {
     (black_box(&packed).unpack(session_id(1)), packed)
@@ -98,7 +98,7 @@ fn queue() -> DueQueue {
 }
 
 // One of 100,000 is taken out, and put in again.
-#[library_benchmark(config = baseline(4_000))]
+#[library_benchmark(config = baseline(4_680))]
 #[bench::of_100_000(queue())]
 fn requeue(mut queue: DueQueue) -> DueQueue {
     if let Some((seat, at, _)) = queue.pop_poll(Timestamp::MAX) {
@@ -154,7 +154,7 @@ impl Watched {
     }
 }
 
-#[library_benchmark(config = baseline(15_000))]
+#[library_benchmark(config = baseline(24_100))]
 #[bench::of_10_000(Watched::new())]
 fn steady_poll(mut watched: Watched) -> Watched {
     watched.poll();

@@ -141,7 +141,7 @@ pub(crate) fn python(time: Duration) -> Option<Python> {
     };
     let pip = venv.join("bin/pip");
     if !quietly("python3".as_ref(), &["-m", "venv", venv.to_str()?])
-        || !quietly(&pip, &["install", "--quiet", "yoti", "requests"])
+        || !quietly(&pip, &["install", "--quiet", "yoti", "requests", "future"])
     {
         return None;
     }

@@ -343,6 +343,11 @@ impl Registry {
     /// once.
     fn sort(&mut self) {
         let fresh = std::mem::take(&mut self.fresh);
+        let last = self.order.last().map(|&seat| self.slot(seat).id);
+        if last < fresh.first_key_value().map(|(&id, _)| id) {
+            // As they are loaded, one behind the other.
+            return self.order.extend(fresh.into_values());
+        }
         let mut end = self.order.len();
         self.order.resize(end + fresh.len(), Seat(0));
         for (left, (id, seat)) in (0..fresh.len()).zip(&fresh).rev() {

@@ -8,9 +8,11 @@
 //! One kind of oddity is an error all the same: a list of resources that is there and is no
 //! list. Reading it as an empty list would tell of every resource that it has been removed.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -59,24 +61,17 @@ struct Configuration<'a> {
     session_id: Option<&'a RawValue>,
     #[serde(borrow)]
     client_session_token_ttl: Option<&'a RawValue>,
-    #[serde(borrow)]
-    capture: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "capture")]
+    capture: Resources,
 }
 
-#[derive(Deserialize)]
-struct Capture<'a> {
-    #[serde(borrow)]
-    required_resources: Option<&'a RawValue>,
-}
+/// What is listed, or why that can't be known.
+struct Resources(Result<Vec<Listed>, Unreadable>);
 
-#[derive(Deserialize)]
-struct RequiredResource<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    state: Option<&'a RawValue>,
+impl Default for Resources {
+    fn default() -> Self {
+        Self(Ok(Vec::new()))
+    }
 }
 
 /// Reads the configuration of the session that was asked about.
@@ -88,35 +83,215 @@ pub(super) fn configuration(body: &[u8], asked: SessionId) -> Result<Snapshot, U
         return Err(Unreadable::OtherSession(id));
     }
     let ttl = body.client_session_token_ttl.and_then(seconds);
-    let resources = body.capture.map(required_resources).transpose()?.unwrap_or_default();
-    Ok(Snapshot { ttl, resources })
+    Ok(Snapshot { ttl, resources: body.capture.0? })
 }
 
-fn required_resources(capture: &RawValue) -> Result<Vec<Listed>, Unreadable> {
-    let capture: Capture =
-        object(capture.get().as_bytes()).map_err(|_| Unreadable::UnknownForm("capture"))?;
-    let Some(list) = capture.required_resources else { return Ok(Vec::new()) };
-    let list: Vec<&RawValue> = serde_json::from_str(list.get())
-        .map_err(|_| Unreadable::UnknownForm("capture.required_resources"))?;
-    if list.len() > MOST_RESOURCES {
-        return Err(Unreadable::TooManyResources(list.len()));
+fn capture<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Resources, D::Error> {
+    Level::Capture.deserialize(deserializer)
+}
+
+/// Where in a body resources are looked for. It is walked through once, whatever is there: that is
+/// most of what there is to be done about a poll that finds nothing new.
+#[derive(Clone, Copy)]
+enum Level {
+    Capture,
+    List,
+}
+
+impl Level {
+    const fn unknown(self) -> Resources {
+        let name = match self {
+            Self::Capture => "capture",
+            Self::List => "capture.required_resources",
+        };
+        Resources(Err(Unreadable::UnknownForm(name)))
     }
-    list.into_iter().map(listed).collect()
 }
 
-/// A resource of a form that nobody knows is still a resource.
-fn listed(resource: &RawValue) -> Result<Listed, Unreadable> {
-    let Ok(resource) = object::<RequiredResource>(resource.get().as_bytes()) else {
-        return Ok(Listed::new(None, None, None));
-    };
-    let field = |name, value: Option<&RawValue>| match value.and_then(as_text) {
-        Some(text) if text.len() > LONGEST_FIELD => Err(Unreadable::TooLong(name)),
-        text => Ok(text),
-    };
-    let kind = field("type", resource.kind)?;
-    let id = field("id", resource.id)?;
-    let state = field("state", resource.state)?;
-    Ok(Listed::new(kind.as_deref(), id.as_deref(), state.as_deref()))
+impl<'de> DeserializeSeed<'de> for Level {
+    type Value = Resources;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Resources, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level {
+    type Value = Resources;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Resources, A::Error> {
+        let mut found = None;
+        let mut twice = false;
+        while let Some(name) = map.next_key_seed(Name(&["required_resources"]))? {
+            match self {
+                Self::Capture if name.is_some() => {
+                    twice |= found.replace(map.next_value_seed(Self::List)?).is_some();
+                }
+                Self::Capture | Self::List => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        match self {
+            Self::Capture if !twice => Ok(found.unwrap_or_default()),
+            Self::Capture | Self::List => Ok(self.unknown()),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Resources, A::Error> {
+        let mut resources = Ok(Vec::new());
+        let mut count = 0;
+        while let Some(Item(item)) = list.next_element()? {
+            count += 1;
+            if count <= MOST_RESOURCES
+                && let Ok(known) = &mut resources
+            {
+                match item {
+                    Ok(listed) => known.push(listed),
+                    Err(unreadable) => resources = Err(unreadable),
+                }
+            }
+        }
+        match self {
+            Self::Capture => Ok(self.unknown()),
+            Self::List if count > MOST_RESOURCES => {
+                Ok(Resources(Err(Unreadable::TooManyResources(count))))
+            }
+            Self::List => Ok(Resources(resources)),
+        }
+    }
+
+    /// Serializers write an absent value so.
+    fn visit_unit<E>(self) -> Result<Resources, E> {
+        Ok(Resources::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Resources, E> {
+        Ok(self.unknown())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Resources, E> {
+        Ok(self.unknown())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Resources, E> {
+        Ok(self.unknown())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Resources, E> {
+        Ok(self.unknown())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Resources, E> {
+        Ok(self.unknown())
+    }
+}
+
+/// One of a list of resources. One of a form that nobody knows is still a resource.
+struct Item(Result<Listed, Unreadable>);
+
+impl Item {
+    const FIELDS: [&str; 3] = ["type", "id", "state"];
+
+    fn unknown() -> Self {
+        Self(Ok(Listed::new(None, None, None)))
+    }
+
+    fn of(fields: [Option<&RawValue>; 3]) -> Result<Listed, Unreadable> {
+        let text = |place: usize| match fields[place].and_then(as_text) {
+            Some(text) if text.len() > LONGEST_FIELD => {
+                Err(Unreadable::TooLong(Self::FIELDS[place]))
+            }
+            text => Ok(text),
+        };
+        let (kind, id, state) = (text(0)?, text(1)?, text(2)?);
+        Ok(Listed::new(kind.as_deref(), id.as_deref(), state.as_deref()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+struct ItemVisitor;
+
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
+        let mut fields = [None, None, None];
+        let mut seen = [false; 3];
+        let mut twice = false;
+        while let Some(name) = map.next_key_seed(Name(&Item::FIELDS))? {
+            if let Some(place) = name {
+                twice |= std::mem::replace(&mut seen[place], true);
+                fields[place] = map.next_value::<Option<&RawValue>>()?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(if twice { Item::unknown() } else { Item(Item::of(fields)) })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Item, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Item::unknown())
+    }
+
+    fn visit_unit<E>(self) -> Result<Item, E> {
+        Ok(Item::unknown())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Item, E> {
+        Ok(Item::unknown())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Item, E> {
+        Ok(Item::unknown())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Item, E> {
+        Ok(Item::unknown())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Item, E> {
+        Ok(Item::unknown())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Item, E> {
+        Ok(Item::unknown())
+    }
+}
+
+/// Which of these names a key is.
+struct Name<'a>(&'a [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Option<usize>, E> {
+        Ok(self.0.iter().position(|name| *name == text))
+    }
 }
 
 /// Reads an object; serde would take a list for a struct, too.
