@@ -1,11 +1,11 @@
 //! Arguments in, exit status out.
 
 use clap::Parser;
-use tikv_jemallocator::Jemalloc;
 
 /// A million sessions take a fifth less than with glibc's, which also keeps what was freed.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     let arguments = ibvwatch::cli::Arguments::parse();
