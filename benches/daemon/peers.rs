@@ -168,12 +168,6 @@ pub(crate) fn strace(log: &str) -> Option<Vec<&str>> {
     has("strace").then(|| traced.to_vec())
 }
 
-/// Allocations of a program, counted by valgrind.
-pub(crate) fn valgrind(log: &str) -> Option<Vec<String>> {
-    let words = ["valgrind", "--tool=dhat", "--dhat-out-file=/dev/null"].map(str::to_owned);
-    has("valgrind").then(|| words.into_iter().chain([format!("--log-file={log}")]).collect())
-}
-
 /// Whether there is such a program.
 fn has(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
