@@ -49,6 +49,8 @@ struct Scale {
     time: Duration,
     sessions: u64,
     memory: &'static [u64],
+    /// How often those are polled.
+    interval: Duration,
     peers: bool,
     /// How long lateness is watched for.
     long: Duration,
@@ -66,6 +68,7 @@ fn main() {
             time: Duration::from_secs(20),
             sessions: 100_000,
             memory: &[1_000, 100_000, 1_000_000],
+            interval: Duration::from_secs(300),
             peers: true,
             long: Duration::from_secs(if long { 600 } else { 60 }),
         }
@@ -74,6 +77,7 @@ fn main() {
             time: Duration::from_secs(1),
             sessions: 100,
             memory: &[100],
+            interval: Duration::from_secs(1),
             peers: false,
             long: Duration::from_secs(1),
         }
@@ -364,9 +368,10 @@ fn memory(scale: &Scale) {
     for &sessions in scale.memory {
         let home = home(sessions);
         let api = Api::start(&home.path("."), false);
-        store::fill(&home, sessions, &Policy::default());
+        let policy = Policy { interval: scale.interval, ..Policy::default() };
+        store::fill(&home, sessions, &policy);
         let size = std::fs::metadata(home.path("ibvwatch.db")).map_or(0, |file| file.len());
-        configure(&home, &api, true, "5m");
+        configure(&home, &api, true, &format!("{}s", scale.interval.as_secs()));
         let started = Instant::now();
         let mut daemon = home.start(&[]);
         let first = loop {

@@ -110,13 +110,6 @@ impl Daemon {
     pub(crate) fn memory(&self) -> (f64, f64) {
         memory_of(self.child.id())
     }
-
-    /// Asks it to stop, and waits until it has.
-    pub(crate) fn stop(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
-        self.child.wait().expect("its end");
-    }
 }
 
 /// Of all series that begin so.
