@@ -138,7 +138,9 @@ async fn only_what_holds_nothing_takes_an_import_and_only_what_is_not_held_is_ca
     let (_, text) = full.exported();
     let refused = || match import(&full.path(), text.as_bytes()).unwrap_err() {
         ImportError::Store(StoreError::Unusable(text)) => text,
-        other => panic!("{other}"),
+        error @ (ImportError::Store(_) | ImportError::Input(_) | ImportError::Line { .. }) => {
+            panic!("{error}")
+        }
     };
     assert!(refused().contains("holds sessions or events already"));
     let store = full.open(&full.context);
