@@ -1,6 +1,6 @@
 //! Configuration as it is written: files and environment, in layers, each value with its place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -83,7 +83,14 @@ impl Sources {
                 Err(problem) => problems.push(problem),
             }
         }
-        let mut variables = Environment::new();
+        let mut layer = config::Environment::with_prefix(PREFIX)
+            .prefix_separator(LEVEL)
+            .separator(LEVEL)
+            .try_parsing(true)
+            .list_separator(",");
+        for key in LISTS {
+            layer = layer.with_list_parse_key(key);
+        }
         for (name, value) in environment {
             let Some(key) = key_of(name) else { continue };
             let place = Place::Variable(name.clone());
@@ -93,19 +100,12 @@ impl Sources {
                 problems.push(Problem { place: Some(place), key: Some(key), message });
             } else {
                 places.insert(key, place);
-                variables.insert(name.clone(), value.clone());
+                // A layer each: within one, chance would say which of a key and a table comes last.
+                let variable = HashMap::from([(name.clone(), value.clone())]);
+                builder = builder.add_source(layer.clone().source(Some(variable)));
             }
         }
-        let mut layer = config::Environment::with_prefix(PREFIX)
-            .prefix_separator(LEVEL)
-            .separator(LEVEL)
-            .try_parsing(true)
-            .list_separator(",")
-            .source(Some(variables.into_iter().collect()));
-        for key in LISTS {
-            layer = layer.with_list_parse_key(key);
-        }
-        let merged = builder.add_source(layer).build().unwrap_or_else(|error| {
+        let merged = builder.build().unwrap_or_else(|error| {
             problems.push(Problem { place: None, key: None, message: error.to_string() });
             config::Config::default()
         });

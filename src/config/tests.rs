@@ -124,6 +124,25 @@ fn two_variables_for_one_key_are_told_and_not_left_to_chance() {
 }
 
 #[test]
+fn what_is_told_of_variables_that_exclude_each_other_is_not_left_to_chance() {
+    let (_home, file) = written(REQUIRED);
+    let key_and_table = [
+        ("IBVWATCH__POLL__INTERVAL", "5m"),
+        ("IBVWATCH__POLL__INTERVAL__INTERVAL", "7m"),
+        ("IBVWATCH__POLL[0]", "9m"),
+    ];
+    let told = || load(std::slice::from_ref(&file), &variables(&key_and_table)).problems().to_vec();
+    let first = told();
+    for (name, _) in &key_and_table[1..] {
+        let place = Some(Place::Variable((*name).to_owned()));
+        assert!(first.iter().any(|problem| problem.place == place), "{name}: {first:?}");
+    }
+    for _ in 0..20 {
+        assert_eq!(told(), first);
+    }
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_named_with_the_line() {
     let problems = problems("[api]\nsdk_id = \"a\n");
     assert!(problems.iter().any(|problem| problem.starts_with("2: ")), "{problems:?}");
