@@ -101,6 +101,8 @@ pub(super) struct Wanted {
     grace: Duration,
     /// Every session wanted so far, in order of id.
     told: Vec<Told>,
+    /// Whether all that may name a session from before the start has been read once.
+    caught_up: bool,
     digests: RandomState,
     /// Those of them that no file names, and since when.
     leaving: HashMap<SessionId, Instant>,
@@ -116,8 +118,31 @@ pub(super) struct Wanted {
 struct Told {
     id: SessionId,
     /// Of the entry last told; none where it is known from before the start and no file has named
-    /// it since.
+    /// it since. The lowest bit says whether it is known from before the start.
     digest: Option<NonZeroU64>,
+}
+
+impl Told {
+    const FROM_BEFORE: u64 = 0b01;
+    const NAMED: u64 = 0b10;
+
+    fn new(id: SessionId, digest: u64) -> Self {
+        let mut told = Self { id, digest: NonZeroU64::new(Self::NAMED) };
+        told.names(digest);
+        told
+    }
+
+    fn is_from_before(&self) -> bool {
+        self.digest.is_none_or(|digest| digest.get() & Self::FROM_BEFORE != 0)
+    }
+
+    /// Returns whether this is another entry than the last one.
+    fn names(&mut self, digest: u64) -> bool {
+        let from_before = if self.is_from_before() { Self::FROM_BEFORE } else { 0 };
+        let digest = digest & !Self::FROM_BEFORE | Self::NAMED | from_before;
+        let before = std::mem::replace(&mut self.digest, NonZeroU64::new(digest));
+        before != self.digest
+    }
 }
 
 #[derive(Debug)]
@@ -155,6 +180,7 @@ impl Wanted {
         Self {
             grace,
             told,
+            caught_up: false,
             digests: RandomState::new(),
             leaving: HashMap::new(),
             listed: HashSet::new(),
@@ -182,14 +208,13 @@ impl Wanted {
         let Merged { files, named, warnings } = merge(&self.files);
         step.sessions = named.len();
         step.news.files = files.into_iter().map(|(_, content)| Arc::clone(content)).collect();
-        self.compare(&named, started, finished, !blind.is_empty(), &mut step);
-        let unheard = self.told.iter().any(|told| told.digest.is_none());
-        if !unheard && self.leaving.is_empty() {
+        let held = self.compare(&named, started, finished, !blind.is_empty(), &mut step);
+        if !held && self.leaving.is_empty() {
             let warnings = warnings.clone();
             self.standing = Some(Standing { sessions: step.sessions, warnings });
         }
         step.warnings = warnings;
-        if unheard {
+        if held {
             // One that is still being written passes by itself.
             let bad: HashSet<&Path> = step.problems.iter().map(|bad| bad.path.as_path()).collect();
             let blind = blind.into_iter().filter(|path| bad.contains(path.as_path()));
@@ -237,7 +262,7 @@ impl Wanted {
 
     /// Finds out what is new or differs from what was told, and lets go of what no file has named
     /// for the grace. While `blind`, some file or directory may name a session that was known from
-    /// before the start.
+    /// before the start; returns whether one is wanted for this alone.
     fn compare(
         &mut self,
         named: &[(SessionId, FileNumber, At)],
@@ -245,13 +270,16 @@ impl Wanted {
         finished: Instant,
         blind: bool,
         step: &mut Step,
-    ) {
-        let Self { grace, told, digests, leaving, .. } = self;
+    ) -> bool {
+        let Self { grace, told, caught_up, digests, leaving, .. } = self;
+        *caught_up |= !blind;
         let some_leave = !leaving.is_empty();
         let mut known = told.iter_mut().peekable();
         let mut new = Vec::new();
+        let mut held = false;
         let mut stays = |told: &Told, step: &mut Step| {
-            if blind && told.digest.is_none() {
+            if blind && (told.digest.is_none() || told.is_from_before() && !*caught_up) {
+                held = true;
                 leaving.remove(&told.id);
                 return;
             }
@@ -269,18 +297,17 @@ impl Wanted {
                 stays(other, step);
             }
             let Some(entry) = step.news.entry((file, at)) else { continue };
-            let digest = Some(NonZeroU64::MIN.saturating_add(digests.hash_one(&entry)));
+            let digest = digests.hash_one(&entry);
             match known.next_if(|told| told.id == id) {
                 Some(told) => {
                     if some_leave {
                         back.push(id);
                     }
-                    if told.digest == digest {
+                    if !told.names(digest) {
                         continue;
                     }
-                    told.digest = digest;
                 }
-                None => new.push(Told { id, digest }),
+                None => new.push(Told::new(id, digest)),
             }
             step.news.wanted.push((file, at));
         }
@@ -299,6 +326,7 @@ impl Wanted {
             told.append(&mut new);
             told.sort_unstable_by_key(|told| told.id);
         }
+        held
     }
 }
 
@@ -381,8 +409,8 @@ fn restless(path: &Path) -> Problem {
 }
 
 fn unread(path: PathBuf) -> Problem {
-    let message = "could not be read since the start, so no session from before is untracked \
-                   unless a file named it since; mend or remove it";
+    let message = "could not be read since the start, so no session from before is untracked; \
+                   mend or remove it";
     Problem { path, line: None, message: message.to_owned() }
 }
 

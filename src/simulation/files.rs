@@ -15,10 +15,11 @@ pub(super) struct Files {
     members: [BTreeMap<SessionId, Entry>; FILES],
     conditions: [Condition; FILES],
     hidden: [bool; DIRECTORIES],
-    /// Whom each file named when it was last good.
-    last_good: [BTreeSet<SessionId>; FILES],
-    /// Since when no file names a session that one once named.
+    /// Whom each file named when a look last found it good.
+    seen: [BTreeSet<SessionId>; FILES],
+    /// Since which look none is known to name a session that one once named.
     absent_since: BTreeMap<SessionId, At>,
+    looked_at: At,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -34,23 +35,22 @@ impl Default for Files {
             members: Default::default(),
             conditions: [Condition::Good; FILES],
             hidden: [false; DIRECTORIES],
-            last_good: Default::default(),
+            seen: Default::default(),
             absent_since: BTreeMap::new(),
+            looked_at: 0,
         }
     }
 }
 
 impl Files {
-    pub(super) fn add(&mut self, file: usize, id: SessionId, at: At) {
+    pub(super) fn add(&mut self, file: usize, id: SessionId) {
         self.members[file].entry(id).or_default();
-        self.note(at);
     }
 
-    pub(super) fn remove(&mut self, id: SessionId, at: At) {
+    pub(super) fn remove(&mut self, id: SessionId) {
         for members in &mut self.members {
             members.remove(&id);
         }
-        self.note(at);
     }
 
     /// Writes something else of a session wherever it stands.
@@ -65,58 +65,53 @@ impl Files {
         }
     }
 
-    pub(super) fn set(&mut self, file: usize, condition: Condition, at: At) {
+    pub(super) fn set(&mut self, file: usize, condition: Condition) {
         self.conditions[file] = condition;
-        self.note(at);
     }
 
     pub(super) fn hide(&mut self, directory: usize, hidden: bool) {
         self.hidden[directory] = hidden;
     }
 
-    pub(super) fn mend(&mut self, at: At) {
+    pub(super) fn mend(&mut self) {
         self.hidden = [false; DIRECTORIES];
         self.conditions = [Condition::Good; FILES];
-        self.note(at);
     }
 
-    /// Every session that a file names, or named when it was last good.
+    /// Every session that is written in some file.
     pub(super) fn named(&self) -> BTreeSet<SessionId> {
-        self.last_good.iter().flatten().copied().collect()
+        self.members.iter().flat_map(BTreeMap::keys).copied().collect()
     }
 
-    /// Since when none does.
-    pub(super) fn absent_since(&self, id: SessionId) -> Option<At> {
-        self.absent_since.get(&id).copied()
+    /// For how long looks had found none that names it by the last one. What came and went, or
+    /// changed behind a directory's back, in between could not be seen.
+    pub(super) fn absent_for(&self, id: SessionId) -> Option<At> {
+        self.absent_since.get(&id).map(|since| self.looked_at - since)
     }
 
-    pub(super) fn was_named(&self, id: SessionId) -> bool {
-        self.absent_since.contains_key(&id) || self.named().contains(&id)
+    pub(super) fn was_seen(&self, id: SessionId) -> bool {
+        self.absent_since.contains_key(&id) || self.seen.iter().any(|ids| ids.contains(&id))
     }
 
-    fn note(&mut self, at: At) {
-        let before = self.named();
-        for file in 0..FILES {
+    fn see(&mut self, at: At) {
+        let before: BTreeSet<SessionId> = self.seen.iter().flatten().copied().collect();
+        for file in (0..FILES).filter(|file| !self.hidden[file % DIRECTORIES]) {
             match self.conditions[file] {
-                Condition::Good => {
-                    self.last_good[file] = self.members[file].keys().copied().collect();
-                }
-                Condition::Gone => self.last_good[file].clear(),
+                Condition::Good => self.seen[file] = self.members[file].keys().copied().collect(),
+                Condition::Gone => self.seen[file].clear(),
                 Condition::Spoiled | Condition::Empty | Condition::Torn | Condition::Unreadable => {
                 }
             }
         }
-        let named = self.named();
-        for id in before.difference(&named) {
-            self.absent_since.insert(*id, at);
-        }
-        for id in &named {
-            self.absent_since.remove(id);
-        }
+        let seen: BTreeSet<SessionId> = self.seen.iter().flatten().copied().collect();
+        self.absent_since.retain(|id, _| !seen.contains(id));
+        self.absent_since.extend(before.difference(&seen).map(|id| (*id, at)));
+        self.looked_at = at;
     }
 
     /// What a look at the directories finds.
-    pub(super) fn look(&self) -> simulated::Files {
+    pub(super) fn look(&mut self, at: At) -> simulated::Files {
+        self.see(at);
         let directory = |n: usize| PathBuf::from(format!("/sessions/{n}"));
         let mut found: simulated::Files = (0..DIRECTORIES)
             .map(|n| (directory(n), (!self.hidden[n]).then(BTreeMap::new)))

@@ -10,13 +10,12 @@ use crate::domain::{SessionId, Timestamp, Urgency};
 const SLACK: At = 15 * SECOND;
 
 impl World {
-    /// Never because of an error: no file has named it for the whole grace.
-    pub(super) fn untracked(&self, state: &mut State, id: SessionId, at: At) {
-        let since = state.files.absent_since(id);
-        let grace = millis(self.plan.removal_grace);
+    /// Never because of an error: every look for the whole grace found no file that names it.
+    pub(super) fn untracked(&self, state: &mut State, id: SessionId) {
+        let absent = state.files.absent_for(id);
         assert!(
-            since.is_some_and(|since| since + grace <= at),
-            "{id} is untracked, and a file names it or did shortly before: {since:?}"
+            absent.is_some_and(|absent| absent >= millis(self.plan.removal_grace)),
+            "{id} is untracked, and a file named it or had shortly before: missing for {absent:?} ms"
         );
         state.cover("untracked");
     }

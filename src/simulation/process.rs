@@ -184,7 +184,7 @@ async fn follow(world: Arc<World>, store: Arc<Watched>) -> Result<Infallible, St
     let mut eyes = Eyes::new(world.plan.removal_grace, store.listed());
     loop {
         world.pass("look").await;
-        let files = world.state().files.look();
+        let files = world.state().look();
         let (delta, wake_at) = eyes.look(&files);
         store.track(delta.wanted).await?;
         store.untrack(delta.unwanted).await?;

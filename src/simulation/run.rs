@@ -113,7 +113,7 @@ async fn life(world: &Arc<World>, dies_at: Option<u64>, acts: &mut VecDeque<(At,
             None if over.is_none() => {
                 over = Some(now + quiet(&world.plan));
                 let mut state = world.state();
-                state.files.mend(now);
+                state.files.mend();
                 drop(state);
                 world.hint.notify_one();
             }
@@ -157,19 +157,18 @@ fn carry_out(world: &World, act: Act) {
     }
     let wall = world.machine_now().wall;
     let mut state = world.state();
-    let at = state.at();
     let id = |n: usize| world.plan.truths[n].id;
     state.say(format_args!("files: {act:?}"));
     match act {
-        Act::Add(n) => state.files.add(n % FILES, id(n), at),
-        Act::Double(n) => state.files.add((n + 1) % FILES, id(n), at),
-        Act::Drop(n) => state.files.remove(id(n), at),
+        Act::Add(n) => state.files.add(n % FILES, id(n)),
+        Act::Double(n) => state.files.add((n + 1) % FILES, id(n)),
+        Act::Drop(n) => state.files.remove(id(n)),
         Act::Amend(n, interval, expires) => {
             let expires_at = expires.map(|expires| wall.plus(expires));
             state.files.amend(id(n), interval, expires_at);
         }
         Act::File(file, condition) => {
-            state.files.set(file, condition, at);
+            state.files.set(file, condition);
             state.cover(&format!("file {condition:?}"));
         }
         Act::Hide(directory, hidden) => state.files.hide(directory, hidden),

@@ -317,7 +317,7 @@ impl World {
             book.reads(event, wall, &policy);
         }
         if was_listed && !session.is_listed() {
-            self.untracked(state, id, at);
+            self.untracked(state, id);
         }
         for event in events {
             match &event.detail {
@@ -346,7 +346,7 @@ impl World {
 
     fn tracked(state: &mut State, session: &Session, wall: Timestamp, at: At) {
         let id = session.id();
-        assert!(state.files.was_named(id), "{id} is tracked, and no file ever named it");
+        assert!(state.files.was_seen(id), "{id} is tracked, and no look ever found it");
         if state.ledger.books.contains_key(&id) {
             state.cover("tracked again");
         }

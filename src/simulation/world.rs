@@ -20,6 +20,7 @@ use super::plan::{At, MINUTE, Plan, SECOND, Trouble, millis, span};
 use super::traffic::{Pass, Traffic, Turn};
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::directory::simulated;
 use crate::domain::{Now, Observation, Policy, SessionId, Timestamp};
 use crate::store::simulated::Disk;
 
@@ -358,6 +359,12 @@ impl Life {
 }
 
 impl State {
+    /// What the daemon finds in the directories.
+    pub(super) fn look(&mut self) -> simulated::Files {
+        let at = self.at();
+        self.files.look(at)
+    }
+
     pub(super) fn at(&self) -> At {
         let Life { base, start, suspended, .. } = self.life;
         base + start.map_or(0, |start| millis(start.elapsed())) + suspended

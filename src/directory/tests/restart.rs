@@ -20,16 +20,39 @@ async fn a_file_never_read_since_the_start_holds_what_is_known_from_before() {
         assert!(bench.look_after(60).await.is_empty());
     }
     assert!(bench.warnings("bad.json")[0].contains("no session from before is untracked"));
-    // What was seen since the start is not held.
-    bench.write("a.json", "[]");
+    // What came since the start is not held.
+    bench.write("b.json", json([3]));
     bench.look();
-    assert_eq!(bench.look_after(10).await.unwanted, ids([1]));
+    bench.remove("b.json");
+    bench.look();
+    assert_eq!(bench.look_after(10).await.unwanted, ids([3]));
     // Once all can be read, the grace begins.
     bench.write("bad.json", "[]");
     assert!(bench.look().is_empty());
     assert!(bench.last.warnings.is_empty());
     assert!(bench.look_after(9).await.is_empty());
     assert_eq!(bench.look_after(1).await.unwanted, ids([2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_never_read_since_the_start_may_name_what_another_no_longer_names() {
+    let mut bench = Bench::with_known([1, 2]);
+    bench.write("a.json", json([1, 2]));
+    bench.write("bad.json", "[");
+    bench.look();
+    assert!(bench.last.warnings.is_empty(), "nothing depends on it");
+    bench.write("a.json", json([2]));
+    for _ in 0..5 {
+        assert!(bench.look_after(60).await.is_empty());
+    }
+    assert!(bench.warnings("bad.json")[0].contains("no session from before is untracked"));
+    bench.write("bad.json", json([1]));
+    bench.look();
+    // All was read, so one that breaks now holds nothing that another named.
+    bench.write("new.json", "[");
+    bench.write("a.json", "[]");
+    bench.look();
+    assert_eq!(bench.look_after(10).await.unwanted, ids([2]));
 }
 
 #[tokio::test(start_paused = true)]
