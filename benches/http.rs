@@ -16,7 +16,7 @@ use ibvwatch::domain::SessionId;
 use ibvwatch::sim::{Settings, Simulator};
 use tokio::runtime::Runtime;
 
-use self::stage::{Daemon, Home, SDK_ID};
+use self::stage::{Daemon, Home, SDK_ID, SQLITE};
 
 const SESSIONS: usize = 100_000;
 /// When it is only seen whether it works, as `cargo test` does.
@@ -88,7 +88,7 @@ fn start() -> Watched {
     let month = Duration::from_secs(30 * 86_400);
     let ids = simulator.create_random(sessions, month, month);
     let home = Home::new(&ids);
-    let keys = format!("poll.interval = \"1m\"\npoll.rate_limit = {POLLS_PER_SECOND}\n");
+    let keys = format!("{SQLITE}poll.interval = \"1m\"\npoll.rate_limit = {POLLS_PER_SECOND}\n");
     home.configure(&simulator.base_url(), &keys);
     let mut daemon = home.start(&[]);
     let address = daemon.address();

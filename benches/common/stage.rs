@@ -17,6 +17,8 @@ pub(crate) const PRIVATE_KEY: &str = include_str!("../../tests/data/yoti/rfc7515
 const OTHER_BINARY: &str = "IBVWATCH_BENCH_BINARY";
 /// Sessions in one file.
 const FILE: usize = 10_000;
+/// Keys of a store in a file of one's own.
+pub(crate) const SQLITE: &str = "store.path = \"ibvwatch.db\"\n";
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A configuration, a key, session files and a database.
@@ -55,14 +57,13 @@ impl Home {
         file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a file");
     }
 
-    /// `keys` are lines of the configuration beside the usual ones.
+    /// `keys` are lines of the configuration beside the usual ones, with a store's among them.
     pub(crate) fn configure(&self, base_url: &str, keys: &str) {
         let mut config = format!(
             "api.base_url = \"{base_url}\"\n\
              api.sdk_id = \"{SDK_ID}\"\n\
              api.auth.private_key_file = \"yoti.pem\"\n\
              sessions.directories = [\"sessions.d\"]\n\
-             store.path = \"ibvwatch.db\"\n\
              http.listen = \"127.0.0.1:0\"\n"
         );
         config.write_str(keys).expect("a string takes everything");
@@ -71,11 +72,18 @@ impl Home {
 
     /// Starts the daemon, below another program if one is given.
     pub(crate) fn start(&self, below: &[&str]) -> Daemon {
-        let log = self.path("log");
+        self.start_one(below, None)
+    }
+
+    /// Starts one of several, for which `NAME.toml` says more than the configuration.
+    pub(crate) fn start_one(&self, below: &[&str], name: Option<&str>) -> Daemon {
+        let log = self.path(&format!("{}.log", name.unwrap_or("ibvwatch")));
+        let fragment = name.map(|name| format!("{name}.toml"));
+        let more = fragment.iter().flat_map(|fragment| ["--config", fragment]);
         let other = std::env::var(OTHER_BINARY);
         let binary = other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_ibvwatch"));
-        let words: Vec<&str> =
-            below.iter().copied().chain([binary, "run", "--config", "config.toml"]).collect();
+        let run = [binary, "run", "--config", "config.toml"];
+        let words: Vec<&str> = below.iter().copied().chain(run).chain(more).collect();
         let child = Command::new(words[0])
             .args(&words[1..])
             .current_dir(self.0.path())

@@ -8,9 +8,12 @@
 
 mod api;
 mod bare;
+mod cluster;
 #[path = "../common/fixtures.rs"]
 mod fixtures;
 mod peers;
+#[path = "../../tests/nats/server.rs"]
+mod server;
 #[path = "../common/stage.rs"]
 mod stage;
 mod store;
@@ -22,10 +25,10 @@ use ibvwatch::domain::{Policy, SessionId};
 
 use self::api::Api;
 use self::fixtures::session_id;
-use self::stage::{Daemon, Home, pause};
+use self::stage::{Daemon, Home, SQLITE, pause};
 use self::usage::{Used, number, sum};
 
-const LIMITS: &str = "poll.rate_limit = 100000\npoll.burst = 100000\npoll.max_in_flight = 32\n\
+const LIMITS: &str = "poll.rate_limit = 100000\npoll.burst = 100000\n\
                       poll.active_interval = \"1s\"\npoll.active_for = \"0s\"\n";
 
 struct Part {
@@ -34,7 +37,7 @@ struct Part {
 }
 
 /// In the order in which they are measured.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     Part { name: "polls", run: polls },
     Part { name: "peers", run: compare },
     Part { name: "commits", run: commits },
@@ -42,6 +45,7 @@ const PARTS: [Part; 7] = [
     Part { name: "lateness", run: lateness },
     Part { name: "idle", run: idle },
     Part { name: "memory", run: memory },
+    Part { name: "cluster", run: cluster::scale },
 ];
 
 /// How much is measured: next to nothing where it is only seen whether it works.
@@ -52,6 +56,8 @@ struct Scale {
     /// How often those are polled.
     interval: Duration,
     peers: bool,
+    /// How many nodes there are.
+    nodes: &'static [usize],
     /// How long lateness is watched for.
     long: Duration,
 }
@@ -70,6 +76,7 @@ fn main() {
             memory: &[1_000, 100_000, 1_000_000],
             interval: Duration::from_secs(300),
             peers: true,
+            nodes: &[1, 2, 4],
             long: Duration::from_secs(if long { 600 } else { 60 }),
         }
     } else {
@@ -79,6 +86,7 @@ fn main() {
             memory: &[100],
             interval: Duration::from_secs(1),
             peers: false,
+            nodes: &[2],
             long: Duration::from_secs(1),
         }
     };
@@ -104,7 +112,10 @@ fn home(sessions: u64) -> Home {
 }
 
 fn configure(home: &Home, api: &Api, bearer: bool, interval: &str) {
-    let keys = format!("{}{LIMITS}poll.interval = \"{interval}\"\n", api.keys(bearer));
+    let keys = format!(
+        "{}{SQLITE}{LIMITS}poll.max_in_flight = 32\npoll.interval = \"{interval}\"\n",
+        api.keys(bearer)
+    );
     home.configure(&api.base_url, &keys);
 }
 

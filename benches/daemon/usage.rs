@@ -39,11 +39,13 @@ impl Usage {
     }
 }
 
-impl Used {
+impl<At> Usage<At> {
     pub(crate) const fn cpu(&self) -> f64 {
         self.user + self.system
     }
+}
 
+impl Used {
     pub(crate) fn polls_per_second(&self) -> f64 {
         self.polls / self.at.as_secs_f64()
     }

@@ -53,7 +53,9 @@ pub(super) fn run(world: &Arc<World>, first_dies_at: Option<u64>) -> Outcome {
             }
         });
         let Some(lasted) = over else { continue };
-        let state = world.state();
+        let mut state = world.state();
+        // It holds the world, which would never be let go of.
+        state.life.clock = None;
         return Outcome {
             lasted,
             deaths: state.life.deaths,
@@ -114,6 +116,7 @@ async fn life(world: &Arc<World>, dies_at: Option<u64>, acts: &mut VecDeque<(At,
                 over = Some(now + quiet(&world.plan));
                 let mut state = world.state();
                 state.files.mend();
+                state.life.spare();
                 drop(state);
                 world.hint.notify_one();
             }

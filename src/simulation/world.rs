@@ -345,6 +345,11 @@ impl World {
 }
 
 impl Life {
+    /// What was to kill it soon does so no more.
+    pub(super) fn spare(&mut self) {
+        self.dies_outside = None;
+    }
+
     /// The machine goes on where it is.
     fn now(&self) -> Self {
         Self {

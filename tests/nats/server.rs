@@ -9,15 +9,7 @@ use std::time::{Duration, Instant};
 /// Where `tests/run` puts it; `NATS_SERVER` names another.
 pub(crate) fn binary() -> PathBuf {
     let named = std::env::var_os("NATS_SERVER").map(PathBuf::from);
-    let path = named
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nats/nats-server"));
-    assert!(
-        path.exists(),
-        "{} is not there: tests/run gets it, or name one by NATS_SERVER, or leave these tests out \
-         by --skip nats",
-        path.display()
-    );
-    path
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nats/nats-server"))
 }
 
 /// A running server and where it listens. Dropped, it is killed.
@@ -38,6 +30,13 @@ impl Server {
     /// Starts a server with these arguments, and waits until it listens on `port`, or on one that
     /// it chose.
     pub(crate) fn start_with(directory: &Path, port: Option<u16>, arguments: &[&str]) -> Self {
+        let binary = binary();
+        assert!(
+            binary.exists(),
+            "{} is not there: tests/run gets it, or name one by NATS_SERVER, or leave these tests \
+             out by --skip nats",
+            binary.display()
+        );
         let ports = directory.join("ports");
         // What an earlier run left there would be taken for this one's.
         let _ = std::fs::remove_dir_all(&ports);
@@ -45,7 +44,7 @@ impl Server {
         let script = "\"$@\" & cat >/dev/null; kill -9 $!";
         let guard = Command::new("sh")
             .args(["-c", script, "sh"])
-            .arg(binary())
+            .arg(binary)
             .arg("-sd")
             .arg(directory)
             .arg("--ports_file_dir")

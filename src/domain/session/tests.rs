@@ -95,6 +95,11 @@ fn not_found() -> Observation {
     Observation::NotFound(problem(ProblemKind::NotFound))
 }
 
+fn rate_limited(retry_after: Duration) -> Observation {
+    let problem = problem(ProblemKind::RateLimited);
+    Observation::RateLimited { problem, retry_after: Some(retry_after) }
+}
+
 fn unreachable() -> Observation {
     Observation::Unreachable(problem(ProblemKind::Unreachable))
 }
@@ -383,9 +388,7 @@ fn being_refused_or_slowed_down_is_no_fault_of_the_session() {
     for _ in 0..50 {
         let refused = Observation::Unauthorized(problem(ProblemKind::Unauthorized));
         assert_eq!(life.sees(refused, None), []);
-        let problem = problem(ProblemKind::RateLimited);
-        let limited = Observation::RateLimited { problem, retry_after: Some(7 * SECOND) };
-        assert_eq!(life.sees(limited, None), []);
+        assert_eq!(life.sees(rate_limited(7 * SECOND), None), []);
         assert!(life.next_poll() >= 7 * SECOND);
     }
 }
@@ -419,8 +422,7 @@ fn a_step_of_the_wall_clock_moves_what_was_measured_and_not_what_was_said() {
 #[test]
 fn a_retry_after_of_a_year_is_an_hour() {
     let mut life = Life::tracked();
-    let problem = problem(ProblemKind::RateLimited);
-    life.sees(Observation::RateLimited { problem, retry_after: Some(365 * DAY) }, None);
+    life.sees(rate_limited(365 * DAY), None);
     assert!(life.next_poll() <= Policy::RETRY_AFTER_MAX);
 }
 
@@ -489,6 +491,31 @@ fn after_a_restart_due_times_stay_and_what_fell_due_is_spread() {
     assert!(spread.iter().all(|after| *after <= life.policy.interval));
     let early = spread.iter().filter(|after| **after < life.policy.interval / 2).count();
     assert!((60..140).contains(&early), "{early} of 200 in the first half");
+}
+
+#[test]
+fn a_shorter_interval_is_taken_up_after_a_restart_but_by_what_waits_for_a_failure_to_pass() {
+    let shorter = Policy { interval: 30 * SECOND, ..Policy::default() };
+    // How long it waits before and after a restart.
+    let restarted = |mut life: Life| {
+        let before = life.next_poll();
+        life.session.resume(life.now, &shorter, &mut life.rng);
+        (before, life.next_poll())
+    };
+    for _ in 0..20 {
+        let mut healthy = Life::tracked();
+        healthy.answer(&["REQUIRED"]);
+        let (before, after) = restarted(healthy);
+        assert!(before > MINUTE && after <= 30 * SECOND, "{before:?}, {after:?}");
+    }
+    let mut missing = Life::tracked();
+    missing.sees(not_found(), Some(not_found()));
+    let mut limited = Life::tracked();
+    limited.sees(rate_limited(3 * MINUTE), None);
+    for life in [missing, limited] {
+        let (before, after) = restarted(life);
+        assert!(before > 33 * SECOND && after == before, "{before:?}, {after:?}");
+    }
 }
 
 #[test]

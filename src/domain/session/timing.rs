@@ -12,8 +12,9 @@ use super::{Life, Schedule, Session};
 
 impl Session {
     /// Takes the schedule up again after a restart: what is still to come stays where it was,
-    /// what fell due meanwhile is spread over one interval. So is what is due in a future that no
-    /// delay reaches: a clock was wrong when that was decided.
+    /// unless the policy is another one by now and [asks for it sooner](Self::repace); what fell
+    /// due meanwhile is spread over one interval. So is what is due in a future that no delay
+    /// reaches: a clock was wrong when that was decided.
     ///
     /// A session whose deadline passed meanwhile is not given up unseen: it has a last poll.
     pub fn resume<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
@@ -35,7 +36,7 @@ impl Session {
             return;
         }
         self.retry_final_poll(now, policy, rng);
-        self.keep_final_poll(now, policy);
+        self.repace(now, policy, rng);
     }
 
     /// The longest that a poll is ever put off.
@@ -48,11 +49,12 @@ impl Session {
     }
 
     /// Takes up a policy that asks for a poll sooner than it is due: within one interval, at
-    /// some time in it. What waits for a failure to pass goes on waiting.
+    /// some time in it. What waits for a failure or a 404 to pass goes on waiting.
     pub fn repace<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
         let cadence = self.cadence(now, policy);
         let latest = now.plus(cadence.mul_f64(1.0 + policy.jitter));
-        if self.schedule.failures == 0 && self.schedule.poll_at > latest {
+        let waits = self.schedule.failures > 0 || self.life.missing_since.is_some();
+        if !waits && self.schedule.poll_at > latest {
             self.schedule.poll_at = now.plus(up_to(cadence, rng));
         }
         self.keep_final_poll(now, policy);

@@ -597,6 +597,8 @@ impl Store for JetStreamStore {
         let mut policy = inner.context.policy.clone();
         policy.mark_unchanged();
         let mut waited = HashMap::new();
+        // The policy may be another one than before the start.
+        inner.repace().await?;
         loop {
             if let Some(step) = inner.context.clock.take_step() {
                 tracing::warn!(
