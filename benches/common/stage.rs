@@ -77,11 +77,11 @@ impl Home {
 
     /// Starts one of several, for which `NAME.toml` says more than the configuration.
     pub(crate) fn start_one(&self, below: &[&str], name: Option<&str>) -> Daemon {
+        let other = std::env::var(OTHER_BINARY);
+        let binary = other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_ibvwatch"));
         let log = self.path(&format!("{}.log", name.unwrap_or("ibvwatch")));
         let fragment = name.map(|name| format!("{name}.toml"));
         let more = fragment.iter().flat_map(|fragment| ["--config", fragment]);
-        let other = std::env::var(OTHER_BINARY);
-        let binary = other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_ibvwatch"));
         let run = [binary, "run", "--config", "config.toml"];
         let words: Vec<&str> = below.iter().copied().chain(run).chain(more).collect();
         let child = Command::new(words[0])

@@ -144,6 +144,12 @@ impl Servers {
             ports.iter().map(|(_, port)| format!("nats://127.0.0.1:{port}")).collect();
         let sync = setup.sync.map(|sync| format!("sync_interval: {sync}")).unwrap_or_default();
         let mut servers = Self { running: Vec::new(), directories: Vec::new() };
+        if let (1, None) = (setup.replicas, setup.sync) {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            servers.running.push(Server::start(directory.path()));
+            servers.directories.push(directory);
+            return servers;
+        }
         for (n, (port, cluster)) in ports.iter().enumerate() {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let mut config = format!("jetstream {{ {sync} }}\n");

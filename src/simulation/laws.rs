@@ -92,8 +92,13 @@ impl World {
         state.lateness.polls += 1.0;
     }
 
-    /// Whether polls fit into the limits with room to spare, whatever happens.
+    /// Whether polls fit into the limits with room to spare, whatever happens: a few that get no
+    /// answer don't take all that may be under way.
     fn is_roomy(&self) -> bool {
+        let few = self.plan.limits().any(|limits| limits.max_in_flight < 4);
+        if few && self.plan.faulty > 0 {
+            return false;
+        }
         let rate = self.plan.limits().map(|limits| limits.rate).fold(f64::INFINITY, f64::min);
         let sessions = u32::try_from(self.plan.truths.len()).expect("few");
         f64::from(sessions) <= 2.5 * rate
