@@ -428,6 +428,24 @@ mod tests {
     }
 
     #[test]
+    fn an_id_counts_the_events_of_its_subject_alone() {
+        const SESSION: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+        let ordinal = |id: &str, subject: Option<&str>| {
+            let subject = subject.map(|subject| subject.parse().unwrap());
+            let time = "2026-11-23T10:15:30.123Z".parse().unwrap();
+            let data = serde_json::value::to_raw_value(&()).unwrap();
+            let (id, source, kind) = (id.to_owned(), String::new(), String::new());
+            Record { sequence: 42, id, source, kind, subject, time, data }.ordinal()
+        };
+        assert_eq!(ordinal(&format!("{SESSION}/3"), Some(SESSION)), Some(3));
+        assert_eq!(ordinal("api/7", None), Some(7));
+        assert_eq!(ordinal("api/7", Some(SESSION)), None);
+        assert_eq!(ordinal(&format!("{SESSION}/3"), None), None);
+        assert_eq!(ordinal("api/seven", None), None);
+        assert_eq!(ordinal("api", None), None);
+    }
+
+    #[test]
     fn a_reason_is_shown_in_the_word_that_events_have_for_it() {
         for reason in
             [EndReason::Expired, EndReason::Completed, EndReason::NotFound, EndReason::Untracked]
