@@ -171,6 +171,9 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 4] = [Self::Expired, Self::Completed, Self::NotFound, Self::Untracked];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -447,9 +450,7 @@ mod tests {
 
     #[test]
     fn a_reason_is_shown_in_the_word_that_events_have_for_it() {
-        for reason in
-            [EndReason::Expired, EndReason::Completed, EndReason::NotFound, EndReason::Untracked]
-        {
+        for reason in EndReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }

@@ -71,6 +71,18 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 8] = [
+        Self::NotReady,
+        Self::NotFound,
+        Self::Unauthorized,
+        Self::ClockSkew,
+        Self::RateLimited,
+        Self::ServerError,
+        Self::Unreachable,
+        Self::Malformed,
+    ];
+
     /// Whether such a problem is about one session, and not about the API or the way to it.
     #[must_use]
     pub const fn concerns_session(self) -> bool {
@@ -187,17 +199,6 @@ impl Observation {
 mod tests {
     use super::*;
 
-    const KINDS: [ProblemKind; 8] = [
-        ProblemKind::NotReady,
-        ProblemKind::NotFound,
-        ProblemKind::Unauthorized,
-        ProblemKind::ClockSkew,
-        ProblemKind::RateLimited,
-        ProblemKind::ServerError,
-        ProblemKind::Unreachable,
-        ProblemKind::Malformed,
-    ];
-
     fn problem(kind: ProblemKind) -> Problem {
         let (code, request_id) = (Some("BAD_TOKEN".to_owned()), Some("7d1f".to_owned()));
         let message = "the API refused the request".to_owned();
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_kind_is_counted_under_the_word_that_events_have_for_it() {
-        for kind in KINDS {
+        for kind in ProblemKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
             assert_eq!(Observation::Malformed(problem(kind)).outcome(), kind.as_str());
             assert!(Observation::OUTCOMES.contains(&kind.as_str()));
@@ -218,7 +219,8 @@ mod tests {
 
     #[test]
     fn what_one_session_is_answered_says_nothing_of_the_others() {
-        let concerning: Vec<_> = KINDS.into_iter().filter(|kind| kind.concerns_session()).collect();
+        let concerning: Vec<_> =
+            ProblemKind::ALL.into_iter().filter(|kind| kind.concerns_session()).collect();
         let expected = [ProblemKind::NotReady, ProblemKind::NotFound, ProblemKind::Malformed];
         assert_eq!(concerning, expected);
     }

@@ -221,9 +221,7 @@ fn everything() -> impl Iterator<Item = String> {
     ];
     let kinds = EventKind::ALL.map(|kind| kind.short_name().to_owned());
     let causes = Cause::ALL.map(|cause| format!("api.unavailable {}", cause.as_str()));
-    let ends =
-        [EndReason::Expired, EndReason::Completed, EndReason::NotFound, EndReason::Untracked];
-    let ends = ends.map(|reason| format!("ended {}", reason.as_str()));
+    let ends = EndReason::ALL.map(|reason| format!("ended {}", reason.as_str()));
     let answers = Observation::OUTCOMES.map(|outcome| format!("answer {outcome}"));
     let other = OTHER.map(str::to_owned);
     kinds.into_iter().chain(causes).chain(ends).chain(answers).chain(other)

@@ -30,18 +30,6 @@ const KINDS: [&str; 6] = [
     "APPLICANT_PROFILE",
     "UNKNOWN",
 ];
-const END_REASONS: [EndReason; 4] =
-    [EndReason::Expired, EndReason::Completed, EndReason::NotFound, EndReason::Untracked];
-const PROBLEMS: [ProblemKind; 8] = [
-    ProblemKind::NotReady,
-    ProblemKind::NotFound,
-    ProblemKind::Unauthorized,
-    ProblemKind::ClockSkew,
-    ProblemKind::RateLimited,
-    ProblemKind::ServerError,
-    ProblemKind::Unreachable,
-    ProblemKind::Malformed,
-];
 
 /// Bits of the first two bytes: what the session is, and what is there of it.
 mod bit {
@@ -331,7 +319,8 @@ impl Reader<'_> {
         let bits = u16::from_le_bytes(self.array());
         let has = |bit| bits & bit != 0;
         let moment = |reader: &mut Self| reader.moment(&mut Moments::default());
-        let ended = has(bit::ENDED).then(|| (END_REASONS[usize::from(self.byte())], moment(self)));
+        let ended =
+            has(bit::ENDED).then(|| (EndReason::ALL[usize::from(self.byte())], moment(self)));
         let active_until = has(bit::ACTIVE_UNTIL).then(|| moment(self));
         Head { bits, ended, active_until }
     }
@@ -347,7 +336,7 @@ impl Reader<'_> {
     }
 
     fn problem(&mut self) -> Problem {
-        let kind = PROBLEMS[usize::from(self.byte())];
+        let kind = ProblemKind::ALL[usize::from(self.byte())];
         let [has_status, has_code, has_request_id] = self.flags();
         Problem {
             kind,
@@ -444,7 +433,7 @@ mod tests {
     }
 
     fn life() -> impl Strategy<Value = Life> {
-        let ended = prop::option::of((prop::sample::select(END_REASONS.to_vec()), moment()));
+        let ended = prop::option::of((prop::sample::select(EndReason::ALL.to_vec()), moment()));
         (
             (any::<[bool; 5]>(), any::<u64>(), moment(), moment()),
             (some_moment(), some_moment(), ended, prop::collection::vec(resource(), 0..6)),
@@ -470,7 +459,7 @@ mod tests {
 
     fn problem() -> impl Strategy<Value = Problem> {
         let text = || prop::option::of("(?s).{0,40}");
-        let kind = prop::sample::select(PROBLEMS.to_vec());
+        let kind = prop::sample::select(ProblemKind::ALL.to_vec());
         (kind, any::<Option<u16>>(), text(), text(), "(?s).{0,80}").prop_map(
             |(kind, status, code, request_id, message)| Problem {
                 kind,
@@ -549,10 +538,10 @@ mod tests {
 
     #[test]
     fn each_word_has_the_number_of_its_place() {
-        for (place, reason) in END_REASONS.into_iter().enumerate() {
+        for (place, reason) in EndReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, place);
         }
-        for (place, kind) in PROBLEMS.into_iter().enumerate() {
+        for (place, kind) in ProblemKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, place);
         }
         for (place, urgency) in Urgency::ALL.into_iter().enumerate() {
