@@ -427,6 +427,40 @@ fn a_retry_after_of_a_year_is_an_hour() {
 }
 
 #[test]
+fn a_phase_is_read_as_it_is_written() {
+    let words = ["pending", "quiet", "active", "failing", "ended"];
+    assert_eq!(PhaseName::ALL.map(PhaseName::as_str), words);
+    assert_eq!(words.map(PhaseName::parse), PhaseName::ALL.map(Some));
+    assert_eq!(PhaseName::parse("Quiet"), None);
+    assert_eq!(Phase::Ended(EndReason::Expired).as_str(), "ended");
+}
+
+#[test]
+fn another_interval_brings_the_next_poll_forward_and_other_labels_do_not() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    let due = life.session.schedule.poll_at;
+    let amended = |life: &Life, change: fn(&mut Entry)| {
+        let mut entry = life.session.entry().clone();
+        change(&mut entry);
+        life.session.amend(entry, life.now, &life.policy).map(|amended| amended.session)
+    };
+    let label = |entry: &mut Entry| {
+        entry.labels = Labels::new([("case".to_owned(), "A-17".to_owned())].into()).unwrap();
+    };
+    assert_eq!(amended(&life, label).unwrap().schedule.poll_at, due);
+    let often = |entry: &mut Entry| entry.interval = Some(MINUTE);
+    let share = MINUTE.mul_f64(life.session.share());
+    assert_eq!(amended(&life, often).unwrap().schedule.poll_at, life.now.plus(share));
+    let seldom = |entry: &mut Entry| entry.interval = Some(DAY);
+    assert_eq!(amended(&life, seldom).unwrap().schedule.poll_at, due);
+
+    assert!(amended(&life, |_| {}).is_none(), "nothing is amended");
+    life.sees(Observation::Ongoing, Some(Observation::Expired));
+    assert!(amended(&life, often).is_none(), "it has ended");
+}
+
+#[test]
 fn untracking_ends_once_and_tracking_again_counts_on() {
     let mut life = Life::tracked();
     life.answer(&["REQUIRED"]);
