@@ -121,6 +121,8 @@ fn a_life_is_told_in_order_and_counted_without_gaps() {
     );
     let sequences: Vec<u64> = life.events.iter().map(|e| e.session_sequence).collect();
     assert_eq!(sequences, (1..=6).collect::<Vec<_>>());
+    let states: Vec<&str> = life.session.resources().iter().map(|r| r.state.as_str()).collect();
+    assert_eq!(states, ["COMPLETE", "COMPLETE"]);
 }
 
 #[test]
@@ -550,6 +552,57 @@ fn a_shorter_interval_is_taken_up_after_a_restart_but_by_what_waits_for_a_failur
         let (before, after) = restarted(life);
         assert!(before > 33 * SECOND && after == before, "{before:?}, {after:?}");
     }
+}
+
+#[test]
+fn after_a_restart_all_stays_that_the_policy_may_have_asked_for_and_nothing_beyond() {
+    let mut healthy = Life::tracked();
+    healthy.answer(&["REQUIRED"]);
+    let mut failing = Life::tracked();
+    failing.sees(unreachable(), None);
+    let jittered = healthy.policy.interval.mul_f64(1.1);
+    for (mut life, longest) in [(healthy, jittered), (failing, Policy::RETRY_AFTER_MAX)] {
+        let mut resumed = |wait| {
+            life.session.schedule.poll_at = life.now.plus(wait);
+            life.session.resume(life.now, &life.policy, &mut life.rng);
+            life.next_poll()
+        };
+        assert_eq!(resumed(longest), longest);
+        assert!(resumed(longest + SECOND / 1_000) <= Policy::default().interval);
+        assert!(resumed(365 * DAY) <= Policy::default().interval);
+    }
+}
+
+#[test]
+fn a_session_has_a_last_chance_until_its_final_poll_is_planned() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    let last_chance = life.session.wake(&life.policy).unwrap().last_chance;
+    let final_poll = life.session.final_poll_at(&life.policy);
+    assert_eq!(last_chance, Some(final_poll));
+    let by_id = f64::from(0x3fa8) / 65_536.0;
+    assert!((life.session.share() - by_id).abs() < f64::EPSILON);
+    let share = life.policy.final_poll_before_expiry.mul_f64(life.session.share());
+    let before = life.policy.final_poll_before_expiry + share;
+    assert_eq!(final_poll, life.session.expires_at().minus(before));
+
+    life.now = final_poll.minus(MINUTE);
+    let left = life.session.expires_at().since(life.now);
+    life.sees(configuration(Some(left), &["REQUIRED"]), None);
+    let final_poll = life.session.final_poll_at(&life.policy);
+    let wake = life.session.wake(&life.policy).unwrap();
+    assert_eq!((wake.poll, wake.last_chance), (Some((final_poll, Urgency::Final)), None));
+}
+
+#[test]
+fn a_session_is_given_up_at_its_deadline_and_has_no_poll_then() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED"]);
+    let deadline = life.session.expires_at();
+    assert!(!life.session.is_given_up(deadline.minus(SECOND)));
+    assert!(life.session.is_given_up(deadline));
+    life.session.schedule.poll_at = deadline;
+    assert_eq!(life.session.wake(&life.policy).unwrap().poll, None);
 }
 
 #[test]

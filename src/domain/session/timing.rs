@@ -13,15 +13,16 @@ use super::{Life, Schedule, Session};
 impl Session {
     /// Takes the schedule up again after a restart: what is still to come stays where it was,
     /// unless the policy is another one by now and [asks for it sooner](Self::repace); what fell
-    /// due meanwhile is spread over one interval. So is what is due in a future that no delay
-    /// reaches: a clock was wrong when that was decided.
+    /// due meanwhile is spread over one interval. So is what waits for longer than anything is made
+    /// to wait: a clock was wrong when that was decided.
     ///
     /// A session whose deadline passed meanwhile is not given up unseen: it has a last poll.
     pub fn resume<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
         // What was done in the future shows that the clock has been set back since.
         let last = self.schedule.last_poll.unwrap_or(self.life.tracked_at);
         let overdue = self.schedule.poll_at <= now || last > now;
-        if overdue || self.schedule.poll_at > now.plus(self.longest_delay(now, policy)) {
+        let longest_wait = policy.backoff_max.max(Policy::RETRY_AFTER_MAX);
+        if overdue || self.waits() && self.schedule.poll_at > now.plus(longest_wait) {
             let within =
                 if self.life.observed { self.cadence(now, policy) } else { Duration::ZERO };
             self.schedule.poll_at = now.plus(up_to(within, rng));
@@ -39,25 +40,20 @@ impl Session {
         self.repace(now, policy, rng);
     }
 
-    /// The longest that a poll is ever put off.
-    fn longest_delay(&self, now: Timestamp, policy: &Policy) -> Duration {
-        let cadence = self.cadence(now, policy).mul_f64(1.0 + policy.jitter);
-        cadence
-            .max(policy.backoff_max)
-            .max(Policy::RETRY_AFTER_MAX)
-            .max(2 * Policy::NOT_FOUND_APART)
-    }
-
     /// Takes up a policy that asks for a poll sooner than it is due: within one interval, at
     /// some time in it. What waits for a failure or a 404 to pass goes on waiting.
     pub fn repace<R: Rng + ?Sized>(&mut self, now: Timestamp, policy: &Policy, rng: &mut R) {
         let cadence = self.cadence(now, policy);
         let latest = now.plus(cadence.mul_f64(1.0 + policy.jitter));
-        let waits = self.schedule.failures > 0 || self.life.missing_since.is_some();
-        if !waits && self.schedule.poll_at > latest {
+        if !self.waits() && self.schedule.poll_at > latest {
             self.schedule.poll_at = now.plus(up_to(cadence, rng));
         }
         self.keep_final_poll(now, policy);
+    }
+
+    /// Whether the next poll is put off because of what the last one came to.
+    const fn waits(&self) -> bool {
+        self.schedule.failures > 0 || self.life.missing_since.is_some()
     }
 
     /// The same session by a wall clock that has been stepped. What was measured moves with the
@@ -93,7 +89,7 @@ impl Session {
         Some(Wake {
             timer,
             poll: (poll_at < deadline).then_some((poll_at, urgency)),
-            last_chance: last_chance.filter(|at| urgency != Urgency::Final && poll_at < *at),
+            last_chance: last_chance.filter(|_| urgency != Urgency::Final),
         })
     }
 
