@@ -97,11 +97,11 @@ fn measure(setup: &Setup, quota: Option<u32>, nodes: usize, scale: &Scale) -> Op
         (number(api.requests()), nodes, servers.cpu())
     };
     let before = used();
-    pause(scale.time);
+    pause(scale.time / 2);
     let after = used();
     let polls = (after.0 - before.0).max(1.0);
     Some(Measured {
-        rate: polls / scale.time.as_secs_f64(),
+        rate: polls / (scale.time / 2).as_secs_f64(),
         node: (after.1 - before.1) / polls * 1e6,
         server: (after.2 - before.2) / polls * 1e6,
     })
