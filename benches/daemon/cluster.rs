@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::api::Api;
 use crate::server::{Server, binary};
 use crate::stage::{Daemon, Home, pause};
-use crate::usage::{number, usage_of};
+use crate::usage::{memory_of, number, usage_of};
 use crate::{LIMITS, Scale, home, left_out};
 
 /// What the servers are, and what an acknowledgement of theirs means.
@@ -59,6 +59,40 @@ pub(crate) fn scale(scale: &Scale) {
             }
         }
     }
+    size(scale);
+}
+
+/// What sessions take that were polled once, of a node's memory, and of a server's memory and disk.
+fn size(scale: &Scale) {
+    let sessions = scale.sessions;
+    let home = home(sessions);
+    let api = Api::start(&home.path("."), false);
+    let servers = Servers::start(&SETUPS[0]);
+    configure(&home, &api, &SETUPS[0], &servers.running, "1day");
+    let daemon = node(&home, 0);
+    while api.requests() < sessions {
+        pause(Duration::from_millis(50));
+    }
+    pause(scale.time / 4);
+    let memory: f64 = servers.processes().map(|pid| memory_of(pid).0).sum();
+    let disk =
+        servers.directories.iter().map(|files| number(bytes_below(files.path()))).sum::<f64>();
+    println!(
+        "{sessions} sessions polled once: a node {:.0} MB, a server {memory:.0} MB and {:.0} MB of disk",
+        daemon.memory().0,
+        disk / 1e6
+    );
+}
+
+fn bytes_below(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(file) if file.is_dir() => bytes_below(&entry.path()),
+        Ok(file) => file.len(),
+        // It was removed meanwhile.
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 struct Measured {
@@ -75,7 +109,7 @@ fn measure(setup: &Setup, quota: Option<u32>, nodes: usize, scale: &Scale) -> Op
     let home = home(sessions);
     let api = Api::start(&home.path("."), false);
     let servers = Servers::start(setup);
-    configure(&home, &api, setup, &servers.running);
+    configure(&home, &api, setup, &servers.running, "1s");
     let quotas = match quota {
         Some(percent) => Some((0..nodes).map(|_| Quota::of(percent)).collect::<Option<Vec<_>>>()?),
         None => None,
@@ -107,13 +141,13 @@ fn measure(setup: &Setup, quota: Option<u32>, nodes: usize, scale: &Scale) -> Op
     })
 }
 
-fn configure(home: &Home, api: &Api, setup: &Setup, servers: &[Server]) {
+fn configure(home: &Home, api: &Api, setup: &Setup, servers: &[Server], interval: &str) {
     let urls: Vec<String> = servers.iter().map(Server::url).collect();
     let mut keys = api.keys(true);
     let store = "store.kind = \"jetstream\"\nstore.jetstream.owner = \"shared\"\n";
     write!(
         keys,
-        "{LIMITS}poll.max_in_flight = 256\npoll.interval = \"1s\"\n{store}\
+        "{LIMITS}poll.max_in_flight = 256\npoll.interval = \"{interval}\"\n{store}\
          store.jetstream.servers = {urls:?}\nstore.jetstream.replicas = {}\n",
         setup.replicas
     )
@@ -155,7 +189,7 @@ impl Servers {
             let mut config = format!("jetstream {{ {sync} }}\n");
             if setup.replicas > 1 {
                 let listen = format!("127.0.0.1:{cluster}");
-                write!(config, "cluster {{ name: c, listen: \"{listen}\", routes: {routes:?} }}\n")
+                writeln!(config, "cluster {{ name: c, listen: \"{listen}\", routes: {routes:?} }}")
                     .expect("a string takes everything");
             }
             let path = directory.path().join("server.conf");
@@ -171,15 +205,20 @@ impl Servers {
 
     /// Seconds of CPU that they used so far.
     fn cpu(&self) -> f64 {
+        self.processes().map(|pid| usage_of(pid).cpu()).sum()
+    }
+
+    fn processes(&self) -> impl Iterator<Item = u32> {
         let homes: Vec<String> =
             self.directories.iter().map(|files| files.path().display().to_string()).collect();
-        let is_server = |words: &[String]| {
+        let is_server = move |words: &[String]| {
             words.first().is_some_and(|word| word.ends_with("nats-server"))
                 && words.iter().any(|word| homes.contains(word))
         };
         let processes = procfs::process::all_processes().expect("processes").flatten();
-        let servers = processes.filter(|one| one.cmdline().is_ok_and(|words| is_server(&words)));
-        servers.map(|server| usage_of(server.pid.cast_unsigned()).cpu()).sum()
+        let servers =
+            processes.filter(move |one| one.cmdline().is_ok_and(|words| is_server(&words)));
+        servers.map(|server| server.pid.cast_unsigned())
     }
 }
 

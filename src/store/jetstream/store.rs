@@ -430,21 +430,24 @@ impl Inner {
     /// Takes up a policy that asks for polls sooner; each node does so for all sessions when it is
     /// told, and the later ones find nothing to do.
     async fn repace(&self) -> Result<(), StoreError> {
-        let live = {
-            let view = self.view();
+        let policy = self.policy();
+        let sooner = |known: &Session, now| {
+            let mut session = known.clone();
+            session.repace(now, &policy, &mut *self.rng());
+            let is_sooner = session.schedule().poll_at < known.schedule().poll_at;
+            is_sooner.then_some(Transition { session, events: Vec::new(), steady: true })
+        };
+        let ids = {
+            let (view, now) = (self.view(), self.now());
             let sessions = view.registry.sessions();
             let live = sessions.iter().filter(|session| session.ended().is_none());
-            live.map(|session| session.id()).collect::<Vec<_>>()
+            let late = live.filter(|session| sooner(session, now).is_some());
+            late.map(|session| session.id()).collect::<Vec<_>>()
         };
-        let policy = self.policy();
-        for ids in live.chunks(BATCH) {
+        for ids in ids.chunks(BATCH) {
             self.alter(ids, |id, known, now| {
                 let known = known.filter(|_| !self.desk().is_busy_with(id))?;
-                let mut session = Session::clone(&known.session);
-                session.repace(now, &policy, &mut *self.rng());
-                let is_sooner = session.schedule().poll_at < known.session.schedule().poll_at;
-                let steady = Transition { session, events: Vec::new(), steady: true };
-                is_sooner.then(|| Change::of(known, steady))
+                sooner(&known.session, now).map(|steady| Change::of(known, steady))
             })
             .await?;
         }
