@@ -274,7 +274,8 @@ mod tests {
         Set(u32, Wake),
         Remove(u32),
         PopTimer(i64),
-        PopPoll(i64),
+        /// And whether a poll comes of it.
+        PopPoll(i64, bool),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -289,7 +290,7 @@ mod tests {
             4 => (0..40_u32, wake).prop_map(|(seat, wake)| Step::Set(seat, wake)),
             1 => (0..40_u32).prop_map(Step::Remove),
             1 => (0..30_i64).prop_map(Step::PopTimer),
-            2 => (0..30_i64).prop_map(Step::PopPoll),
+            2 => (0..30_i64, any::<bool>()).prop_map(|(at, polled)| Step::PopPoll(at, polled)),
         ];
         prop::collection::vec(step, 0..200)
     }
@@ -334,17 +335,26 @@ mod tests {
                         prop_assert_eq!(popped, due.map(|(_, seat)| Seat(seat)));
                         wakes.retain(|&seat, _| Some(Seat(seat)) != popped);
                     }
-                    Step::PopPoll(seconds) => {
+                    Step::PopPoll(seconds, polled) => {
                         let fair = taken % DueQueue::FAIR_SHARE == DueQueue::FAIR_SHARE - 1;
                         let found = first(&wakes, at(seconds), fair);
                         let popped = queue.pop_poll(at(seconds));
                         prop_assert_eq!(popped.map(|(seat, at, _)| (seat.0, at)), found);
                         taken += u64::from(popped.is_some());
+                        if popped.is_some() && !polled {
+                            queue.not_polled();
+                            taken -= 1;
+                        }
                         wakes.retain(|&seat, _| found.is_none_or(|(other, _)| other != seat));
                     }
                 }
                 prop_assert_eq!(queue.len(), wakes.len());
                 prop_assert_eq!(queue.next_timer(), wakes.values().map(|wake| wake.timer).min());
+                let timers = wakes.iter().map(|(&seat, wake)| (wake.timer, Seat(seat)));
+                let mut timers: Vec<_> = timers.filter(|(timer, _)| *timer <= at(15)).collect();
+                timers.sort_unstable();
+                let timers: Vec<Seat> = timers.into_iter().map(|(_, seat)| seat).collect();
+                prop_assert_eq!(queue.timers_due(at(15)), timers);
                 let polls = wakes.values().filter_map(|wake| wake.poll);
                 prop_assert_eq!(queue.overdue(at(15)), polls.filter(|(due, _)| *due <= at(15)).count());
                 let places = wakes.values().flat_map(|wake| {
