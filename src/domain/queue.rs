@@ -348,7 +348,7 @@ mod tests {
                         wakes.retain(|&seat, _| found.is_none_or(|(other, _)| other != seat));
                     }
                 }
-                prop_assert_eq!(queue.len(), wakes.len());
+                prop_assert_eq!((queue.len(), queue.is_empty()), (wakes.len(), wakes.is_empty()));
                 prop_assert_eq!(queue.next_timer(), wakes.values().map(|wake| wake.timer).min());
                 let timers = wakes.iter().map(|(&seat, wake)| (wake.timer, Seat(seat)));
                 let mut timers: Vec<_> = timers.filter(|(timer, _)| *timer <= at(15)).collect();
