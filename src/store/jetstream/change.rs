@@ -162,6 +162,8 @@ impl Inner {
     }
 
     pub(super) fn fails(&self, error: &str) {
+        let denied = self.link.denials.take();
+        let error = denied.as_deref().unwrap_or(error);
         let mut failure = self.failure();
         if failure.is_none() {
             tracing::error!(

@@ -54,6 +54,7 @@
 //! the same guard: what is refused then was overtaken, or was there already, and either way the
 //! stream holds the truth.
 
+mod access;
 mod batch;
 mod change;
 mod link;

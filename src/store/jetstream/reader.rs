@@ -21,12 +21,15 @@ impl Reader {
     /// No server can be reached, or lets this user in; or there is no such stream yet.
     pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
         let link = Link::connect(settings).await?;
-        if let Err(error) = link.context.get_stream(&settings.name).await {
-            return Err(StoreError::Unusable(format!(
-                "there is no stream {} that can be read: {error}; ibvwatch run makes it",
-                settings.name
-            )));
-        }
+        let there = async {
+            link.context.get_stream(&settings.name).await.map_err(|error| {
+                StoreError::Unusable(format!(
+                    "there is no stream {} that can be read: {error}; ibvwatch run makes it",
+                    settings.name
+                ))
+            })
+        };
+        link.denials.none_in(there).await?;
         Ok(Self { link })
     }
 

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::server::Server;
+use super::shipped::free_port;
 use super::{node, share_at};
 use crate::common::{Daemon, Deliveries, Gate, Home, Run, Truth};
 
@@ -31,12 +32,6 @@ const BURST: usize = 60;
 fn asked(variable: &str, usual: u64) -> u64 {
     let value = std::env::var(variable).ok();
     value.map_or(usual, |value| value.parse().unwrap_or_else(|e| panic!("{variable}: {e}")))
-}
-
-/// A free port, which whoever is told of it has to be quick to take.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 /// Three servers that know each other by gates alone, and each node's gates to them.

@@ -2,8 +2,10 @@
 
 mod cluster;
 mod nodes;
+mod secured;
 #[path = "../../nats/server.rs"]
 mod server;
+mod shipped;
 
 use std::fs;
 use std::path::Path;
