@@ -131,6 +131,21 @@ impl Link {
         Ok(Self { client, context, stream, subjects, name: settings.name.clone(), denials })
     }
 
+    /// Connects to a stream that is there.
+    pub(super) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let link = Self::connect(settings).await?;
+        let there = async {
+            link.context.get_stream(&settings.name).await.map_err(|error| {
+                unusable(format!(
+                    "there is no stream {} that can be read: {error}; ibvwatch run makes it",
+                    settings.name
+                ))
+            })
+        };
+        link.denials.none_in(there).await?;
+        Ok(link)
+    }
+
     /// Makes the stream where there is none; says what an acknowledgement of it means.
     pub(super) async fn open_stream(&self, settings: &Settings) -> Result<Preflight, StoreError> {
         let wanted = Config {
@@ -275,7 +290,7 @@ impl Link {
     }
 
     /// Why there was no answer, if it was that the servers deny it.
-    fn denied_or(&self, error: String) -> String {
+    pub(super) fn denied_or(&self, error: String) -> String {
         self.denials.take().unwrap_or(error)
     }
 
@@ -289,6 +304,37 @@ impl Link {
     ) -> Result<Vec<Found>, String> {
         let request = json!({ "seq": from.max(1), "batch": limit, "next_by_subj": subjects });
         self.gather(&request).await
+    }
+
+    /// Shows all messages of the subjects, in order, up to the last by the word of the leader.
+    pub(super) async fn each<E: From<StoreError>>(
+        &self,
+        subjects: &str,
+        mut take: impl FnMut(Found) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let failed = |error| E::from(StoreError::Failed(error));
+        let mut deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+        let mut from = 1;
+        loop {
+            let page = self.page(subjects, from, PAGE).await.map_err(failed)?;
+            let is_empty = page.is_empty();
+            for found in page {
+                from = found.sequence + 1;
+                take(found)?;
+            }
+            if !is_empty {
+                deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+                continue;
+            }
+            let last = self.last(subjects).await.map_err(failed)?;
+            if last.is_none_or(|last| last.sequence < from) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(failed(format!("a replica of stream {} lags; try again", self.name)));
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
     }
 
     /// The last messages of single subjects; those without one are left out.

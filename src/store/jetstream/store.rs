@@ -115,6 +115,7 @@ impl JetStreamStore {
     ) -> Result<(Self, Preflight), StoreError> {
         let link = Link::connect(settings).await?;
         let preflight = link.open_stream(settings).await?;
+        link.at_first(|| link.refuse_unfinished()).await?;
         link.at_first(|| own_the_name(&link, &settings.node)).await?;
         let polls = polls(&link, max_in_flight);
         let consumer = || async { link.consumer(polls.clone()).await.map_err(StoreError::Failed) };
@@ -148,6 +149,8 @@ impl JetStreamStore {
         });
         let beat = || async { inner.say_how_it_is().await.map_err(StoreError::Failed) };
         inner.link.at_first(beat).await?;
+        // An import that begins now hears that one.
+        inner.link.at_first(|| inner.link.refuse_unfinished()).await?;
         let mut tasks = JoinSet::new();
         let (caught_up, has_caught_up) = oneshot::channel();
         tasks.spawn(Arc::clone(&inner).follow(caught_up));

@@ -1,6 +1,7 @@
 //! Several nodes on a real nats-server: what docs/CLUSTER.md promises.
 
 mod cluster;
+mod moving;
 mod nodes;
 mod secured;
 #[path = "../../nats/server.rs"]
