@@ -169,46 +169,53 @@ fn of_tls(settings: &Settings, error: &ConnectError) -> Option<String> {
             )
         });
     };
-    let ca_file = shown(&settings.ca_file);
-    let why = match tls {
-        rustls::Error::InvalidCertificate(wrong) => match wrong {
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
-                "shows a certificate that nobody trusted has signed: set store.jetstream.ca_file \
-                 ({ca_file}) to the root that has"
-            ),
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "shows a certificate for another \
-                name: name each server as its certificate does, or make one for this name"
-                    .to_owned()
-            }
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => format!(
-                "shows a certificate that is not valid now ({tls}): renew it, if this machine's \
-                 clock is right"
-            ),
-            _ => format!("shows a certificate that can't be used: {tls}; make another"),
-        },
-        rustls::Error::AlertReceived(alert) if settings.certificate_file.is_none() => match alert {
-            AlertDescription::CertificateRequired
-            | AlertDescription::BadCertificate
-            | AlertDescription::HandshakeFailure => "asks this node for a certificate: set \
-                store.jetstream.certificate_file and key_file"
-                .to_owned(),
-            _ => format!("breaks off TLS: {tls}; see the server's log"),
-        },
-        rustls::Error::AlertReceived(_) => format!(
-            "doesn't accept store.jetstream.certificate_file ({}): {tls}; it must be signed by a \
-             root that the servers trust, for clients, and be valid now",
-            shown(&settings.certificate_file)
-        ),
-        _ => format!(
+    let certificate = shown(&settings.certificate_file);
+    if let rustls::Error::InvalidCertificate(wrong) = tls {
+        return Some(theirs(wrong, &shown(&settings.ca_file)));
+    }
+    let rustls::Error::AlertReceived(alert) = tls else {
+        return Some(format!(
             "can't be spoken to by TLS: {tls}; check that the servers have it, or leave out \
              store.jetstream.ca_file, certificate_file and tls://"
-        ),
+        ));
     };
-    Some(why)
+    Some(if settings.certificate_file.is_some() {
+        format!(
+            "doesn't accept store.jetstream.certificate_file ({certificate}): {tls}; it must be \
+             signed by a root that the servers trust, for clients, and be valid now"
+        )
+    } else if asks_for_certificate(*alert) {
+        "asks this node for a certificate: set store.jetstream.certificate_file and key_file"
+            .to_owned()
+    } else {
+        format!("breaks off TLS: {tls}; see the server's log")
+    })
+}
+
+/// What is wrong with the certificate of a server.
+fn theirs(wrong: &CertificateError, ca_file: &str) -> String {
+    use CertificateError as Wrong;
+    if matches!(wrong, Wrong::UnknownIssuer | Wrong::BadSignature) {
+        return format!(
+            "shows a certificate that nobody trusted has signed: set store.jetstream.ca_file \
+             ({ca_file}) to the root that has"
+        );
+    }
+    if matches!(wrong, Wrong::NotValidForName | Wrong::NotValidForNameContext { .. }) {
+        return "shows a certificate for another name: name each server as its certificate does, \
+                or make one for this name"
+            .to_owned();
+    }
+    format!(
+        "shows a certificate that can't be used: {wrong}; make another, or set this machine's \
+         clock right"
+    )
+}
+
+/// An older TLS has no word of its own for that.
+fn asks_for_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(alert, Alert::CertificateRequired | Alert::BadCertificate | Alert::HandshakeFailure)
 }
 
 fn tls_error(error: &ConnectError) -> Option<&rustls::Error> {

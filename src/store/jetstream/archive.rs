@@ -427,6 +427,5 @@ impl Filling<'_> {
 }
 
 fn json<T: serde::Serialize>(subject: String, value: &T) -> Result<Message, StoreError> {
-    let failed = |error| failed(format!("{subject}: {error}"));
-    Message::json(subject.clone(), value).map_err(failed)
+    Message::json(subject, value).map_err(|error| failed(error.to_string()))
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, Write};
 
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 
 use crate::store::archive::{Line, Reader};
 use crate::store::{Carried, ImportError};
@@ -57,7 +59,7 @@ impl Kept {
             let read = bytes.len();
             input.consume(read);
         }
-        let digest = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = BASE64.encode(digest.finish());
         let mut lines = open(&file)?;
         let mut events = Sequences::default();
         let mut has_rest = false;
