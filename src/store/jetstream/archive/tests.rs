@@ -9,7 +9,7 @@ mod nats {
 
     use crate::domain::Policy;
     use crate::store::conformance::{
-        Home, OnDisk, OnNats, World, context, entry, filled, id, ids, lines,
+        Home, OnDisk, OnNats, World, context, entry, filled, id, ids, lines, patiently,
     };
     use crate::store::jetstream::archive::{UNFINISHED, export, import};
     use crate::store::jetstream::{JetStreamStore, Settings};
@@ -43,6 +43,14 @@ mod nats {
     async fn stream(settings: &Settings) -> jetstream::stream::Stream {
         let client = async_nats::connect(settings.servers[0].as_str()).await.unwrap();
         jetstream::new(client).get_stream(&settings.name).await.unwrap()
+    }
+
+    async fn counted_to(stream: &jetstream::stream::Stream, sequence: u64) {
+        patiently(async { while last_sequence(stream).await < sequence {} }).await;
+    }
+
+    async fn last_sequence(stream: &jetstream::stream::Stream) -> u64 {
+        stream.get_info().await.unwrap().state.last_sequence
     }
 
     /// The same with each event so many times further on, so that there are gaps.
@@ -182,7 +190,7 @@ mod nats {
             }
         };
         // The first events are in, and what is behind them is not.
-        while stream.get_info().await.unwrap().state.last_sequence < 510_000 {}
+        counted_to(&stream, 510_000).await;
         import.abort();
         assert!(import.await.unwrap_err().is_cancelled());
         let World { clock, policy, .. } = World::<OnDisk>::new();
@@ -215,7 +223,7 @@ mod nats {
                 break stream;
             }
         };
-        while stream.get_info().await.unwrap().state.last_sequence < 510_000 {}
+        counted_to(&stream, 510_000).await;
         context
             .publish(format!("{}.other", settings.name), "".into())
             .await
