@@ -201,6 +201,45 @@ enum Fault {
     ServersRolled,
 }
 
+impl Fault {
+    /// What nodes told that are no more is added to `runs`.
+    async fn strike(
+        &self,
+        home: &Home,
+        servers: &mut Servers,
+        members: &mut [Member],
+        runs: &mut Vec<Run>,
+    ) {
+        match *self {
+            Self::NodeDead(n) => {
+                let daemon = members[n].daemon.take().expect("a node that runs");
+                runs.push(daemon.kill().await);
+            }
+            Self::ServerDead(n) => drop(servers.running[n].take()),
+            Self::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(false)),
+            Self::ServerCutOff(n) => servers.join(n, false),
+            Self::NodesRolled => {
+                for member in members {
+                    // A node that can't be heard takes what it has with it, and longer.
+                    servers.are_whole().await;
+                    runs.push(member.roll(home).await);
+                }
+            }
+            Self::ServersRolled => servers.roll().await,
+        }
+    }
+
+    fn mend(&self, home: &Home, servers: &mut Servers, members: &mut [Member]) {
+        match *self {
+            Self::NodeDead(n) => members[n].start(home),
+            Self::ServerDead(n) => servers.revive(n),
+            Self::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(true)),
+            Self::ServerCutOff(n) => servers.join(n, true),
+            Self::NodesRolled | Self::ServersRolled => {}
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
     let seed = asked("CLUSTER_SEED", 7);
@@ -258,35 +297,10 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
             _ => Fault::ServerCutOff(who),
         };
         faults += 1;
-        match fault {
-            Fault::NodeDead(n) => {
-                let daemon = members[n].daemon.take().expect("a node that runs");
-                runs.push(daemon.kill().await);
-            }
-            Fault::ServerDead(n) => drop(servers.running[n].take()),
-            Fault::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(false)),
-            Fault::ServerCutOff(n) => servers.join(n, false),
-            Fault::NodesRolled => {
-                for member in &mut members {
-                    // A node that can't be heard takes what it has with it, and longer.
-                    servers.are_whole().await;
-                    runs.push(member.roll(&home).await);
-                }
-                rolled += 1;
-            }
-            Fault::ServersRolled => {
-                servers.roll().await;
-                rolled += 1;
-            }
-        }
+        rolled += usize::from(matches!(fault, Fault::NodesRolled | Fault::ServersRolled));
+        fault.strike(&home, &mut servers, &mut members, &mut runs).await;
         sleep(Duration::from_millis(rng.random_range(200..8_000))).await;
-        match fault {
-            Fault::NodeDead(n) => members[n].start(&home),
-            Fault::ServerDead(n) => servers.revive(n),
-            Fault::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(true)),
-            Fault::ServerCutOff(n) => servers.join(n, true),
-            Fault::NodesRolled | Fault::ServersRolled => {}
-        }
+        fault.mend(&home, &mut servers, &mut members);
     }
 
     let healed = SystemClock.now().wall;
