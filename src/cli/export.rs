@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::SUCCESS;
-use super::{ConfigFiles, Failure};
-use crate::store::sqlite;
-use crate::store::{Carried, ExportError, ImportError};
+use super::{ConfigFiles, Failure, runtime};
+use crate::store::{Carried, ExportError, ImportError, jetstream, sqlite};
 
 #[derive(Debug, Args)]
 pub(super) struct Export {
@@ -29,7 +28,10 @@ impl Export {
     pub(super) fn execute(self) -> Result<i32, Failure> {
         let config = self.config.load()?.require(&["store"])?;
         let out = BufWriter::new(io::stdout().lock());
-        sqlite::export(&config.store.path, out)?;
+        match &config.store.jetstream {
+            None => sqlite::export(&config.store.path, out)?,
+            Some(settings) => runtime()?.block_on(jetstream::export(settings, out))?,
+        };
         Ok(SUCCESS)
     }
 }
@@ -45,14 +47,23 @@ impl Import {
             let cannot = |error| Failure::failed(format!("{file}: it can't be opened: {error}"));
             Box::new(BufReader::new(opened.map_err(cannot)?))
         };
-        let store = &config.store.path;
-        let carried = sqlite::import(store, input).map_err(|error| match error {
+        let (carried, into) = match &config.store.jetstream {
+            None => {
+                let path = &config.store.path;
+                (sqlite::import(path, input), path.display().to_string())
+            }
+            Some(settings) => {
+                let import = jetstream::import(settings, &config.policy, input);
+                (runtime()?.block_on(import), format!("stream {}", settings.name))
+            }
+        };
+        let carried = carried.map_err(|error| match error {
             ImportError::Store(error) => error.into(),
             ImportError::Input(_) | ImportError::Line { .. } => {
                 Failure::failed(format!("{file}: {error}"))
             }
         })?;
-        writeln!(anstream::stdout(), "{} imported into {}", told(carried), store.display())?;
+        writeln!(anstream::stdout(), "{} imported into {into}", told(carried))?;
         Ok(SUCCESS)
     }
 }

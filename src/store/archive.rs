@@ -71,7 +71,7 @@ impl Forgotten {
         Self { session_hash: BASE64.encode(fingerprint), last_sequence }
     }
 
-    pub(super) fn fingerprint(&self) -> Option<[u8; 32]> {
+    fn fingerprint(&self) -> Option<[u8; 32]> {
         BASE64.decode(&self.session_hash).ok()?.try_into().ok()
     }
 }
@@ -206,6 +206,20 @@ impl<R: BufRead> Reader<R> {
             ));
         }
         Ok((self.header.last_sequence, self.carried))
+    }
+
+    pub(super) fn second_header(&self) -> ImportError {
+        self.problem("a second header; import one export at a time")
+    }
+
+    pub(super) fn ordinal(&self, event: &Record) -> Result<u64, ImportError> {
+        let wrong = || self.problem("the event's id is not of its subject; export it again");
+        event.ordinal().ok_or_else(wrong)
+    }
+
+    pub(super) fn fingerprint(&self, forgotten: &Forgotten) -> Result<[u8; 32], ImportError> {
+        let wrong = || self.problem("session_hash is not 32 bytes in base64; export it again");
+        forgotten.fingerprint().ok_or_else(wrong)
     }
 
     /// Says what is wrong with the line that was read last.

@@ -25,8 +25,9 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::domain::{
-    Census, EndReason, Entry, EventKind, Exchange, Labels, Listed, Now, Observation, Phase,
-    PhaseName, Policy, Record, Session, SessionId, Snapshot, Timestamp, Transition,
+    ApiDetail, ApiEvent, Cause, Census, EndReason, Entry, EventKind, Exchange, Labels, Listed, Now,
+    Observation, Phase, PhaseName, Policy, Record, Session, SessionId, Snapshot, Timestamp,
+    Transition,
 };
 use crate::metrics::Writes;
 use crate::store::jetstream::{Settings, Sweep};
@@ -284,6 +285,22 @@ impl<H: Home> World<H> {
         let read = self.store.read_events(sink, 1_000_000);
         tokio::time::timeout(H::LAG + Duration::from_millis(50), read).await.is_err()
     }
+}
+
+/// A month in which something of everything that a store may hold comes about.
+pub(super) async fn filled<H: Home>(w: &World<H>) {
+    w.track(&[1, 2]).await;
+    w.untrack(2).await;
+    w.store.ack_events("stdout", 3).await.unwrap();
+    w.clock.advance(31 * DAY);
+    w.store.purge(15 * DAY, &["stdout"]).await.unwrap();
+    w.track(&[3, 4]).await;
+    w.poll(answer("REQUIRED")).await;
+    w.store.ack_events("stdout", 4).await.unwrap();
+    let detail = ApiDetail::Available { unavailable_since: w.now() };
+    let event = ApiEvent { time: w.now(), cause: Cause::RateLimited, detail };
+    w.store.announce(event).await.unwrap();
+    w.store.checkpoint().await.unwrap();
 }
 
 pub(super) fn context(clock: &Arc<ManualClock>, policy: &watch::Sender<Arc<Policy>>) -> Context {

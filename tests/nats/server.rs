@@ -30,21 +30,30 @@ impl Server {
     /// Starts a server with these arguments, and waits until it listens on `port`, or on one that
     /// it chose.
     pub(crate) fn start_with(directory: &Path, port: Option<u16>, arguments: &[&str]) -> Self {
-        let binary = binary();
+        Self::start_as(&binary(), directory, port, arguments)
+    }
+
+    /// The same with another nats-server than the usual one.
+    pub(crate) fn start_as(
+        program: &Path,
+        directory: &Path,
+        port: Option<u16>,
+        arguments: &[&str],
+    ) -> Self {
         assert!(
-            binary.exists(),
+            program.exists(),
             "{} is not there: tests/run gets it, or name one by NATS_SERVER, or leave these tests \
              out by --skip nats",
-            binary.display()
+            program.display()
         );
         let ports = directory.join("ports");
         // What an earlier run left there would be taken for this one's.
         let _ = std::fs::remove_dir_all(&ports);
         std::fs::create_dir_all(&ports).expect("a directory");
-        let script = "\"$@\" & cat >/dev/null; kill -9 $!";
+        let script = "\"$@\" & cat >/dev/null; kill -9 $! 2>/dev/null";
         let guard = Command::new("sh")
             .args(["-c", script, "sh"])
-            .arg(binary)
+            .arg(program)
             .arg("-sd")
             .arg(directory)
             .arg("--ports_file_dir")

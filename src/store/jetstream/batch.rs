@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
-    NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET,
+    NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE,
+    NATS_SCHEDULE_TARGET,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,13 @@ impl Message {
     /// Refused unless this is the sequence of the subject's last message; 0 if there is to be none.
     pub(super) fn after(mut self, sequence: u64) -> Self {
         self.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
+        self
+    }
+
+    /// Refused unless this is the sequence of the stream's last message; the first of a batch alone
+    /// may say so.
+    pub(super) fn behind(mut self, sequence: u64) -> Self {
+        self.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, sequence.to_string());
         self
     }
 

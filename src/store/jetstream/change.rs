@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::{self, Message, Refused};
 use super::store::Inner;
+use super::subjects::Subjects;
 use super::view::Known;
 use super::wire::{EventBody, Owners, State};
 use crate::clock::{Clock, SystemClock};
@@ -162,6 +163,8 @@ impl Inner {
     }
 
     pub(super) fn fails(&self, error: &str) {
+        let denied = self.link.denials.take();
+        let error = denied.as_deref().unwrap_or(error);
         let mut failure = self.failure();
         if failure.is_none() {
             tracing::error!(
@@ -224,21 +227,7 @@ impl Inner {
             messages.push(message.after(0));
         }
         let poll_at = session.wake(&self.policy()).and_then(|wake| wake.poll).map(|(at, _)| at);
-        let now = self.now();
-        let (schedule, due) = (subjects.schedule(id), subjects.due(id));
-        match poll_at {
-            Some(at) if at > now => {
-                // What has to pass is the same by every clock, whatever ours says.
-                let at = SystemClock.now().wall.plus(at.since(now));
-                messages.push(Message::schedule(schedule, &due, at));
-            }
-            due_now => {
-                if *revision > 0 {
-                    messages.push(Message::over(schedule));
-                }
-                messages.extend(due_now.map(|_| Message::new(due, Vec::new())));
-            }
-        }
+        messages.extend(poll_messages(subjects, id, poll_at, self.now(), *revision > 0));
         Ok(messages)
     }
 
@@ -264,6 +253,28 @@ impl Inner {
         match self.batches(vec![change], batch::MOST)?.pop() {
             Some(batch) => Ok(self.put(batch).await),
             None => Ok(Ok(())),
+        }
+    }
+}
+
+/// What the server is to do about a session's next poll.
+pub(super) fn poll_messages(
+    subjects: &Subjects,
+    id: SessionId,
+    poll_at: Option<Timestamp>,
+    now: Timestamp,
+    may_be_scheduled: bool,
+) -> Vec<Message> {
+    let (schedule, due) = (subjects.schedule(id), subjects.due(id));
+    match poll_at {
+        Some(at) if at > now => {
+            // What has to pass is the same by every clock, whatever ours says.
+            let at = SystemClock.now().wall.plus(at.since(now));
+            vec![Message::schedule(schedule, &due, at)]
+        }
+        due_now => {
+            let over = may_be_scheduled.then(|| Message::over(schedule));
+            over.into_iter().chain(due_now.map(|_| Message::new(due, Vec::new()))).collect()
         }
     }
 }

@@ -8,23 +8,25 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, LastRawMessageErrorKind, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, context::GetStreamErrorKind};
-use async_nats::{Client, ConnectOptions, StatusCode};
+use async_nats::{Client, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::json;
 
+use super::access::{self, Denials};
 use super::settings::Settings;
 use super::subjects::Subjects;
 use crate::store::StoreError;
 
 /// The first version with message schedules, atomic batches and consumers that can be set back.
 const LEAST_VERSION: (i64, i64, i64) = (2, 14, 0);
-const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// A cluster that has just started or lost a server takes seconds to answer.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// An answer that the servers owe at once.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// Has every server say how it is set up.
+pub(super) const VARZ: &str = "$SYS.REQ.SERVER.PING.VARZ";
 /// Messages asked for at once.
 pub(super) const PAGE: usize = 500;
 
@@ -35,6 +37,7 @@ pub(super) struct Link {
     pub(super) stream: Stream<()>,
     pub(super) subjects: Subjects,
     pub(super) name: String,
+    pub(super) denials: Denials,
 }
 
 /// A message of the stream.
@@ -110,28 +113,7 @@ fn unusable(text: String) -> StoreError {
 impl Link {
     /// Connects; waits a while for servers that can't be reached.
     pub(super) async fn connect(settings: &Settings) -> Result<Self, StoreError> {
-        let deadline = tokio::time::Instant::now() + CONNECT_WITHIN;
-        let client = loop {
-            let options = options(settings).await?;
-            match options.connect(settings.servers.clone()).await {
-                Ok(client) => break client,
-                Err(error) if is_refusal(error.kind()) => {
-                    return Err(unusable(format!(
-                        "store.jetstream.servers: {} refuses this node: {error}; check \
-                         store.jetstream.credentials_file, nkey_file and the TLS files",
-                        settings.servers.join(", ")
-                    )));
-                }
-                Err(error) if tokio::time::Instant::now() >= deadline => {
-                    return Err(StoreError::Failed(format!(
-                        "no NATS server of store.jetstream.servers ({}) can be reached: {error}; \
-                         start one, or correct the addresses",
-                        settings.servers.join(", ")
-                    )));
-                }
-                Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
-            }
-        };
+        let (client, denials) = access::connect(settings).await?;
         let (major, minor, patch) = LEAST_VERSION;
         if !client.is_server_compatible(major, minor, patch) {
             return Err(unusable(format!(
@@ -146,7 +128,22 @@ impl Link {
             unusable(format!("store.jetstream.name: {:?} {error}", settings.name))
         })?;
         let subjects = Subjects::new(&settings.name);
-        Ok(Self { client, context, stream, subjects, name: settings.name.clone() })
+        Ok(Self { client, context, stream, subjects, name: settings.name.clone(), denials })
+    }
+
+    /// Connects to a stream that is there.
+    pub(super) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let link = Self::connect(settings).await?;
+        let there = async {
+            link.context.get_stream(&settings.name).await.map_err(|error| {
+                unusable(format!(
+                    "there is no stream {} that can be read: {error}; ibvwatch run makes it",
+                    settings.name
+                ))
+            })
+        };
+        link.denials.none_in(there).await?;
+        Ok(link)
     }
 
     /// Makes the stream where there is none; says what an acknowledgement of it means.
@@ -165,7 +162,7 @@ impl Link {
             allow_atomic_publish: true,
             ..Config::default()
         };
-        at_first(|| self.find_or_make(&wanted)).await
+        self.at_first(|| self.find_or_make(&wanted)).await
     }
 
     async fn find_or_make(&self, wanted: &Config) -> Result<Preflight, StoreError> {
@@ -195,7 +192,7 @@ impl Link {
 
     /// What an acknowledgement means, of the stream that is there or of the one that is wanted.
     pub(super) async fn preflight(&self, settings: &Settings) -> Result<Preflight, StoreError> {
-        let found = self.there().await?;
+        let found = self.denials.none_in(self.there()).await?;
         if let Some(config) = &found {
             self.check(config)?;
         }
@@ -264,8 +261,7 @@ impl Link {
         const SERVERS_ANSWER_WITHIN: Duration = Duration::from_millis(300);
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.ok()?;
-        let ask = "$SYS.REQ.SERVER.PING.VARZ";
-        self.client.publish_with_reply(ask, inbox, Bytes::new()).await.ok()?;
+        self.client.publish_with_reply(VARZ, inbox, Bytes::new()).await.ok()?;
         let mut longest = None;
         while let Ok(Some(answer)) =
             tokio::time::timeout(SERVERS_ANSWER_WITHIN, answers.next()).await
@@ -289,8 +285,13 @@ impl Link {
                 body: message.payload,
             })),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(format!("{subject}: {error}")),
+            Err(error) => Err(self.denied_or(format!("{subject}: {error}"))),
         }
+    }
+
+    /// Why there was no answer, if it was that the servers deny it.
+    pub(super) fn denied_or(&self, error: String) -> String {
+        self.denials.take().unwrap_or(error)
     }
 
     /// Up to `limit` messages of the subjects, from the one with that sequence on, in order. Any
@@ -303,6 +304,37 @@ impl Link {
     ) -> Result<Vec<Found>, String> {
         let request = json!({ "seq": from.max(1), "batch": limit, "next_by_subj": subjects });
         self.gather(&request).await
+    }
+
+    /// Shows all messages of the subjects, in order, up to the last by the word of the leader.
+    pub(super) async fn each<E: From<StoreError>>(
+        &self,
+        subjects: &str,
+        mut take: impl FnMut(Found) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let failed = |error| E::from(StoreError::Failed(error));
+        let mut deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+        let mut from = 1;
+        loop {
+            let page = self.page(subjects, from, PAGE).await.map_err(failed)?;
+            let is_empty = page.is_empty();
+            for found in page {
+                from = found.sequence + 1;
+                take(found)?;
+            }
+            if !is_empty {
+                deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+                continue;
+            }
+            let last = self.last(subjects).await.map_err(failed)?;
+            if last.is_none_or(|last| last.sequence < from) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(failed(format!("a replica of stream {} lags; try again", self.name)));
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
     }
 
     /// The last messages of single subjects; those without one are left out.
@@ -326,7 +358,8 @@ impl Link {
         loop {
             let answer = tokio::time::timeout(ANSWERED_WITHIN, answers.next()).await;
             let Ok(Some(answer)) = answer else {
-                return Err(format!("stream {} can't be read: no answer", self.name));
+                let error = format!("stream {} can't be read: no answer", self.name);
+                return Err(self.denied_or(error));
             };
             match answer.status {
                 None | Some(StatusCode::OK) => {}
@@ -357,58 +390,22 @@ impl Link {
     ) -> Result<jetstream::consumer::Consumer<pull::Config>, String> {
         self.stream.create_consumer(config).await.map_err(|error| error.to_string())
     }
-}
-
-/// Tries for a while what servers that have just been started may not be up to yet.
-pub(super) async fn at_first<T, F, R>(ask: F) -> Result<T, StoreError>
-where
-    F: Fn() -> R,
-    R: Future<Output = Result<T, StoreError>>,
-{
-    let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
-    loop {
-        match ask().await {
-            Err(StoreError::Failed(_)) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(AGAIN_AFTER).await;
+    /// Tries for a while what servers that have just been started may not be up to yet.
+    pub(super) async fn at_first<T, F, R>(&self, ask: F) -> Result<T, StoreError>
+    where
+        F: Fn() -> R,
+        R: Future<Output = Result<T, StoreError>>,
+    {
+        let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+        loop {
+            match self.denials.none_in(ask()).await {
+                Err(StoreError::Failed(_)) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                result => return result,
             }
-            result => return result,
         }
     }
-}
-
-fn is_refusal(kind: async_nats::ConnectErrorKind) -> bool {
-    use async_nats::ConnectErrorKind;
-    matches!(
-        kind,
-        ConnectErrorKind::Authentication
-            | ConnectErrorKind::AuthorizationViolation
-            | ConnectErrorKind::ServerParse
-    )
-}
-
-async fn options(settings: &Settings) -> Result<ConnectOptions, StoreError> {
-    let mut options = ConnectOptions::new()
-        .name(format!("ibvwatch {}", settings.node))
-        .connection_timeout(ANSWERED_WITHIN);
-    if let Some(path) = &settings.credentials_file {
-        options = options.credentials_file(path).await.map_err(|error| {
-            unusable(format!("store.jetstream.credentials_file: {}: {error}", path.display()))
-        })?;
-    }
-    if let Some(path) = &settings.nkey_file {
-        let seed = tokio::fs::read_to_string(path).await.map_err(|error| {
-            unusable(format!("store.jetstream.nkey_file: {}: {error}", path.display()))
-        })?;
-        options = options.nkey(seed.trim().to_owned());
-    }
-    if let Some(path) = &settings.ca_file {
-        options = options.add_root_certificates(path.clone()).require_tls(true);
-    }
-    if let (Some(certificate), Some(key)) = (&settings.certificate_file, &settings.key_file) {
-        options =
-            options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
-    }
-    Ok(options)
 }
 
 impl fmt::Debug for Link {

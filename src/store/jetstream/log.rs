@@ -10,7 +10,7 @@ use crate::store::{EventFilter, EventPage, EventQuery, Position};
 /// Events that one search looks through at most; the page says where the next one goes on.
 const LOOKED_THROUGH: usize = 10_000;
 
-fn record(found: &Found) -> Result<Record, String> {
+pub(super) fn record(found: &Found) -> Result<Record, String> {
     let body: EventBody = serde_json::from_slice(&found.body)
         .map_err(|error| format!("{} is no event: {error}", found.subject))?;
     Ok(body.at(found.sequence))

@@ -20,6 +20,7 @@
 //! | `<name>.forgotten.<hash>` | the last `session_sequence` of a session that was forgotten |
 //! | `<name>.api` | `wire::Api`: how many events the API has, and why it is unavailable, if it is |
 //! | `<name>.node.<node>` | `wire::Heartbeat`: a node lives; with a TTL |
+//! | `<name>.gap` | nothing: it has the stream count on, while an import fills it |
 //!
 //! Durable consumers: `polls` shares the ticks among the nodes, `sink-<sink>` the events.
 //! An event's `sequence` is the stream sequence of its message, added when it is read; it grows,
@@ -54,6 +55,8 @@
 //! the same guard: what is refused then was overtaken, or was there already, and either way the
 //! stream holds the truth.
 
+mod access;
+mod archive;
 mod batch;
 mod change;
 mod link;
@@ -71,6 +74,7 @@ mod tests;
 mod view;
 mod wire;
 
+pub use archive::{export, import};
 pub use link::{Durability, Preflight};
 pub use nodes::{Cluster, Node};
 pub use reader::Reader;

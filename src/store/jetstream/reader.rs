@@ -20,14 +20,7 @@ impl Reader {
     /// # Errors
     /// No server can be reached, or lets this user in; or there is no such stream yet.
     pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
-        let link = Link::connect(settings).await?;
-        if let Err(error) = link.context.get_stream(&settings.name).await {
-            return Err(StoreError::Unusable(format!(
-                "there is no stream {} that can be read: {error}; ibvwatch run makes it",
-                settings.name
-            )));
-        }
-        Ok(Self { link })
+        Ok(Self { link: Link::open(settings).await? })
     }
 
     /// What an acknowledgement means with these servers and this stream. Makes nothing: without a
@@ -44,22 +37,7 @@ impl Reader {
     /// # Errors
     /// The stream can't be read.
     pub async fn sessions(&self) -> Result<Vec<Session>, StoreError> {
-        let mut sessions = Vec::new();
-        let mut from = 1;
-        loop {
-            let states = self.link.subjects.states();
-            let page = self.link.page(&states, from, PAGE).await.map_err(failed)?;
-            let Some(last) = page.last() else { break };
-            from = last.sequence + 1;
-            for found in page.iter().filter(|found| !found.body.is_empty()) {
-                sessions.push(session(&found.subject, &found.body)?);
-            }
-        }
-        // A session that moved on meanwhile was met twice; the later value counts.
-        sessions.reverse();
-        sessions.sort_by_key(Session::id);
-        sessions.dedup_by_key(|session| session.id());
-        Ok(sessions)
+        sessions(&self.link).await
     }
 
     /// # Errors
@@ -100,6 +78,22 @@ impl Reader {
         nodes.sort();
         Ok(nodes)
     }
+}
+
+pub(super) async fn sessions(link: &Link) -> Result<Vec<Session>, StoreError> {
+    let mut sessions = Vec::new();
+    link.each(&link.subjects.states(), |found| {
+        if !found.body.is_empty() {
+            sessions.push(session(&found.subject, &found.body)?);
+        }
+        Ok::<(), StoreError>(())
+    })
+    .await?;
+    // A session that moved on meanwhile was met twice; the later value counts.
+    sessions.reverse();
+    sessions.sort_by_key(Session::id);
+    sessions.dedup_by_key(|session| session.id());
+    Ok(sessions)
 }
 
 fn session(subject: &str, body: &[u8]) -> Result<Session, StoreError> {

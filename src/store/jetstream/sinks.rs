@@ -45,6 +45,11 @@ pub(super) fn consumer_name(sink: &str) -> String {
     format!("sink-{sink}")
 }
 
+/// The sink that a consumer is of.
+pub(super) fn sink_of(consumer: &str) -> Option<&str> {
+    consumer.strip_prefix("sink-")
+}
+
 impl Sink {
     /// The sink's consumer, which starts at the oldest event if it is new.
     pub(super) async fn open(link: &Link, name: &str) -> Result<Self, String> {

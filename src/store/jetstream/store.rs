@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::batch::Message;
 use super::change::{Change, Stale};
-use super::link::{Link, Preflight, at_first};
+use super::link::{Link, Preflight};
 use super::nodes::{Cluster, HEARTBEAT_EVERY, LastMinute, Nodes};
 use super::polls::{ACK_WAIT, Desk, Look, Word};
 use super::settings::Settings;
@@ -115,14 +115,14 @@ impl JetStreamStore {
     ) -> Result<(Self, Preflight), StoreError> {
         let link = Link::connect(settings).await?;
         let preflight = link.open_stream(settings).await?;
-        at_first(|| own_the_name(&link, &settings.node)).await?;
+        link.at_first(|| link.refuse_unfinished()).await?;
+        link.at_first(|| own_the_name(&link, &settings.node)).await?;
         let polls = polls(&link, max_in_flight);
-        let polls =
-            at_first(|| async { link.consumer(polls.clone()).await.map_err(StoreError::Failed) })
-                .await?;
+        let consumer = || async { link.consumer(polls.clone()).await.map_err(StoreError::Failed) };
+        let polls = link.at_first(consumer).await?;
         let events = link.subjects.events();
-        let last =
-            at_first(|| async { link.last(&events).await.map_err(StoreError::Failed) }).await?;
+        let last = || async { link.last(&events).await.map_err(StoreError::Failed) };
+        let last = link.at_first(last).await?;
         let (words, heard) = mpsc::unbounded_channel::<Word>();
         let inner = Arc::new(Inner {
             link,
@@ -147,14 +147,22 @@ impl JetStreamStore {
             view_behind: AtomicU64::new(0),
             run: rand::random(),
         });
-        at_first(|| async { inner.say_how_it_is().await.map_err(StoreError::Failed) }).await?;
+        let beat = || async { inner.say_how_it_is().await.map_err(StoreError::Failed) };
+        inner.link.at_first(beat).await?;
+        // An import that begins now hears that one.
+        inner.link.at_first(|| inner.link.refuse_unfinished()).await?;
         let mut tasks = JoinSet::new();
         let (caught_up, has_caught_up) = oneshot::channel();
         tasks.spawn(Arc::clone(&inner).follow(caught_up));
-        let heard_all = tokio::time::timeout(CAUGHT_UP_WITHIN, has_caught_up).await;
-        if !matches!(heard_all, Ok(Ok(()))) {
-            return Err(StoreError::Failed(format!("stream {} can't be read", settings.name)));
-        }
+        let caught_up = async {
+            match tokio::time::timeout(CAUGHT_UP_WITHIN, has_caught_up).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => {
+                    Err(StoreError::Failed(format!("stream {} can't be read", settings.name)))
+                }
+            }
+        };
+        inner.link.denials.none_in(caught_up).await?;
         inner.take_up_what_is_over();
         tasks.spawn(Arc::clone(&inner).follow_events());
         tasks.spawn(Arc::clone(&inner).talk(heard));

@@ -51,6 +51,27 @@ impl Subjects {
         format!("{}.due.>", self.0)
     }
 
+    pub(super) fn all_forgotten(&self) -> String {
+        format!("{}.forgotten.>", self.0)
+    }
+
+    /// Of the session that a subject of [`forgotten`](Self::forgotten) is about.
+    pub(super) fn fingerprint(&self, subject: &str) -> Option<[u8; 32]> {
+        let hex = subject.strip_prefix(&self.0)?.strip_prefix(".forgotten.")?;
+        let mut fingerprint = [0; 32];
+        if hex.len() != fingerprint.len() * 2 {
+            return None;
+        }
+        for (n, byte) in fingerprint.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(hex.get(n * 2..n * 2 + 2)?, 16).ok()?;
+        }
+        Some(fingerprint)
+    }
+
+    pub(super) fn gap(&self) -> String {
+        format!("{}.gap", self.0)
+    }
+
     pub(super) fn forgotten(&self, fingerprint: [u8; 32]) -> String {
         use std::fmt::Write;
         let mut subject = format!("{}.forgotten.", self.0);
@@ -109,5 +130,10 @@ mod tests {
         for foreign in ["watch.event.api.1", "watcher.api", "other.state.x", "watch.state.x"] {
             assert_eq!(subjects.place(foreign), None, "{foreign}");
         }
+        let fingerprint = std::array::from_fn(|n| u8::try_from(n * 8).unwrap());
+        let subject = subjects.forgotten(fingerprint);
+        assert_eq!(subjects.fingerprint(&subject), Some(fingerprint));
+        assert_eq!(subjects.fingerprint(&format!("{subject}00")), None);
+        assert_eq!(Subjects::new("other").fingerprint(&subject), None);
     }
 }

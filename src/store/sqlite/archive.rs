@@ -63,26 +63,13 @@ pub fn import<R: BufRead>(path: &Path, input: R) -> Result<Carried, ImportError>
     }
     let (last_sequence, carried) = loop {
         match lines.next()? {
-            Line::Export(_) => {
-                return Err(lines.problem("a second header; import one export at a time"));
-            }
+            Line::Export(_) => return Err(lines.second_header()),
             Line::Api(api) => rows::restore_api(&transaction, &api),
             Line::Sink(sink) => rows::advance(&transaction, &sink.name, sink.delivered),
-            Line::Event(event) => {
-                let Some(ordinal) = event.ordinal() else {
-                    return Err(
-                        lines.problem("the event's id is not of its subject; export it again")
-                    );
-                };
-                rows::restore_event(&transaction, &event, ordinal)
-            }
+            Line::Event(event) => rows::restore_event(&transaction, &event, lines.ordinal(&event)?),
             Line::Session(session) => rows::save(&transaction, &session),
             Line::Forgotten(forgotten) => {
-                let Some(fingerprint) = forgotten.fingerprint() else {
-                    return Err(
-                        lines.problem("session_hash is not 32 bytes in base64; export it again")
-                    );
-                };
+                let fingerprint = lines.fingerprint(&forgotten)?;
                 rows::remember(&transaction, fingerprint, forgotten.last_sequence)
             }
             Line::End(end) => break lines.finish(&end)?,

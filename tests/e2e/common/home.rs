@@ -150,7 +150,12 @@ impl Home {
     /// The binary, with this home's configuration for the commands that take one, and nothing
     /// of the environment of whoever runs the tests.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ibvwatch"));
+        self.command_as(Path::new(env!("CARGO_BIN_EXE_ibvwatch")), arguments)
+    }
+
+    /// The same with another binary.
+    pub(crate) fn command_as(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .arg("--config")

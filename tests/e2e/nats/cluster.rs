@@ -1,21 +1,26 @@
 //! Three servers with three replicas, three nodes, and faults at random: nodes and servers are
-//! killed, and cut off from each other. What all nodes told together is held against what happened.
+//! killed, cut off from each other, and stopped in good order one after the other. What all nodes
+//! told together is held against what happened.
 //!
 //! `CLUSTER_SECONDS=1200` goes on for so long; usual is a minute and a half. `CLUSTER_SEED` is of
-//! the faults, `CLUSTER_SESSIONS` how many sessions there are.
+//! the faults, `CLUSTER_SESSIONS` how many sessions there are. `CLUSTER_FROM_IBVWATCH` and
+//! `CLUSTER_FROM_NATS` name binaries that nodes and servers are upgraded from.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ibvwatch::clock::{Clock, SystemClock};
 use ibvwatch::domain::Timestamp;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::server::Server;
-use super::{node, share_at};
+use super::server::{self, Server};
+use super::shipped::free_port;
+use super::{node_as, share_at};
 use crate::common::{Daemon, Deliveries, Gate, Home, Run, Truth};
 
 const FORTNIGHT: Duration = Duration::from_secs(14 * 86_400);
@@ -24,6 +29,9 @@ const NODES: [&str; 3] = ["a", "b", "c"];
 /// A session is polled again at the latest so long after the last fault is over: the lease of a
 /// node that died runs out, its name is taken over, and what is overdue is worked off.
 const POLLED_WITHIN: Duration = Duration::from_secs(60);
+/// A server that is told to retire hands over what it leads and sees its clients off, one a second,
+/// and one that begins catches up with the others.
+const RESTARTED_WITHIN: Duration = Duration::from_secs(90);
 const RATE: usize = 300;
 const BURST: usize = 60;
 
@@ -33,16 +41,21 @@ fn asked(variable: &str, usual: u64) -> u64 {
     value.map_or(usual, |value| value.parse().unwrap_or_else(|e| panic!("{variable}: {e}")))
 }
 
-/// A free port, which whoever is told of it has to be quick to take.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+/// The binary to begin with.
+fn program(variable: &str, usual: PathBuf) -> PathBuf {
+    std::env::var_os(variable).map_or(usual, PathBuf::from)
+}
+
+fn own_program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_ibvwatch"))
 }
 
 /// Three servers that know each other by gates alone, and each node's gates to them.
 struct Servers {
+    programs: Vec<PathBuf>,
     directories: Vec<TempDir>,
-    ports: Vec<(u16, u16)>,
+    /// For clients, the others, and to look in.
+    ports: Vec<(u16, u16, u16)>,
     /// From one server to another.
     routes: Vec<Vec<Option<Gate>>>,
     running: Vec<Option<Server>>,
@@ -50,18 +63,19 @@ struct Servers {
 
 impl Servers {
     async fn start() -> Self {
-        let ports: Vec<(u16, u16)> = (0..SERVERS).map(|_| (free_port(), free_port())).collect();
+        let ports: Vec<_> = (0..SERVERS).map(|_| (free_port(), free_port(), free_port())).collect();
         let mut routes = Vec::new();
         for from in 0..SERVERS {
             let mut gates = Vec::new();
-            for (to, (_, port)) in ports.iter().enumerate() {
+            for (to, (_, port, _)) in ports.iter().enumerate() {
                 gates.push(if from == to { None } else { Some(Gate::before(*port).await) });
             }
             routes.push(gates);
         }
         let directories = (0..SERVERS).map(|_| tempfile::tempdir().expect("a directory")).collect();
         let running = (0..SERVERS).map(|_| None).collect();
-        let mut servers = Self { directories, ports, routes, running };
+        let programs = vec![program("CLUSTER_FROM_NATS", server::binary()); SERVERS];
+        let mut servers = Self { programs, directories, ports, routes, running };
         // Each waits for the others only once it listens.
         for n in 0..SERVERS {
             servers.revive(n);
@@ -70,7 +84,7 @@ impl Servers {
     }
 
     fn revive(&mut self, n: usize) {
-        let (port, cluster) = self.ports[n];
+        let (port, cluster, monitor) = self.ports[n];
         let gates = self.routes[n].iter().flatten();
         let routes: Vec<String> =
             gates.map(|gate| format!("nats://127.0.0.1:{}", gate.port)).collect();
@@ -78,15 +92,66 @@ impl Servers {
         let config = self.directories[n].path().join("server.conf");
         let text = format!(
             "jetstream {{ sync_interval: always }}\n\
+             http: \"127.0.0.1:{monitor}\"\n\
+             lame_duck_grace_period: \"1s\"\nlame_duck_duration: \"30s\"\n\
              cluster {{\n name: c\n listen: \"127.0.0.1:{cluster}\"\n no_advertise: true\n\
              cluster_advertise: \"127.0.0.1:1\"\n routes: [{}]\n}}\n",
             routes.iter().map(|route| format!("{route:?}")).collect::<Vec<_>>().join(", ")
         );
         std::fs::write(&config, text).expect("a configuration that can be written");
         let config = config.display().to_string();
-        let arguments = ["-c", &config, "-a", "127.0.0.1", "-p", &port_text, "-n", &name];
-        let server = Server::start_with(self.directories[n].path(), Some(port), &arguments);
+        let pid = self.directories[n].path().join("pid").display().to_string();
+        let arguments =
+            ["-c", &config, "-a", "127.0.0.1", "-p", &port_text, "-n", &name, "-P", &pid];
+        let directory = self.directories[n].path();
+        let server = Server::start_as(&self.programs[n], directory, Some(port), &arguments);
         self.running[n] = Some(server);
+    }
+
+    /// Restarts each as an operator does: it is told to retire, and the next one's turn comes once it
+    /// is whole again.
+    async fn roll(&mut self) {
+        self.are_whole().await;
+        for n in 0..SERVERS {
+            let ended = self.ends_of(n);
+            let pid = std::fs::read_to_string(self.directories[n].path().join("pid"));
+            let pid = pid.ok().and_then(|pid| Pid::from_raw(pid.trim().parse().ok()?));
+            kill_process(pid.expect("a server that runs"), Signal::USR2).expect("a signal");
+            let retired = async {
+                while self.ends_of(n) == ended {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            };
+            timeout(RESTARTED_WITHIN, retired).await.expect("a server that retires");
+            drop(self.running[n].take());
+            self.programs[n] = server::binary();
+            self.revive(n);
+            self.are_whole().await;
+        }
+    }
+
+    /// How often it has ended in good order.
+    fn ends_of(&self, n: usize) -> usize {
+        let log = std::fs::read_to_string(self.directories[n].path().join("log"));
+        log.expect("a log").matches("Server Exiting").count()
+    }
+
+    /// Waits until each has caught up with the others.
+    async fn are_whole(&self) {
+        let client = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
+        for (.., monitor) in &self.ports {
+            let url = format!("http://127.0.0.1:{monitor}/healthz");
+            let whole = async {
+                loop {
+                    let answer = client.get(&url).send().await;
+                    if answer.is_ok_and(|answer| answer.status().is_success()) {
+                        return;
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                }
+            };
+            timeout(RESTARTED_WITHIN, whole).await.expect("a server that is whole");
+        }
     }
 
     /// Opens or shuts what leads from a server to the others and back.
@@ -104,6 +169,7 @@ impl Servers {
 /// A node's name, its ways to the servers, and its process while it runs.
 struct Member {
     name: &'static str,
+    program: PathBuf,
     gates: Vec<Gate>,
     daemon: Option<Daemon>,
 }
@@ -112,7 +178,16 @@ impl Member {
     fn start(&mut self, home: &Home) {
         let urls: Vec<String> =
             self.gates.iter().map(|gate| format!("nats://127.0.0.1:{}", gate.port)).collect();
-        self.daemon = Some(node(home, self.name, Some(&urls)));
+        self.daemon = Some(node_as(&self.program, home, self.name, Some(&urls)));
+    }
+
+    /// Restarts it in good order; what it told until then.
+    async fn roll(&mut self, home: &Home) -> Run {
+        let run = self.daemon.take().expect("a node that runs").stop().await;
+        self.program = own_program();
+        self.start(home);
+        self.daemon.as_mut().expect("a node").logs("ibvwatch is running").await;
+        run
     }
 }
 
@@ -122,6 +197,47 @@ enum Fault {
     ServerDead(usize),
     NodeCutOff(usize),
     ServerCutOff(usize),
+    NodesRolled,
+    ServersRolled,
+}
+
+impl Fault {
+    /// What nodes told that are no more is added to `runs`.
+    async fn strike(
+        &self,
+        home: &Home,
+        servers: &mut Servers,
+        members: &mut [Member],
+        runs: &mut Vec<Run>,
+    ) {
+        match *self {
+            Self::NodeDead(n) => {
+                let daemon = members[n].daemon.take().expect("a node that runs");
+                runs.push(daemon.kill().await);
+            }
+            Self::ServerDead(n) => drop(servers.running[n].take()),
+            Self::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(false)),
+            Self::ServerCutOff(n) => servers.join(n, false),
+            Self::NodesRolled => {
+                for member in members {
+                    // A node that can't be heard takes what it has with it, and longer.
+                    servers.are_whole().await;
+                    runs.push(member.roll(home).await);
+                }
+            }
+            Self::ServersRolled => servers.roll().await,
+        }
+    }
+
+    fn mend(&self, home: &Home, servers: &mut Servers, members: &mut [Member]) {
+        match *self {
+            Self::NodeDead(n) => members[n].start(home),
+            Self::ServerDead(n) => servers.revive(n),
+            Self::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(true)),
+            Self::ServerCutOff(n) => servers.join(n, true),
+            Self::NodesRolled | Self::ServersRolled => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,10 +270,11 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
     let mut members = Vec::new();
     for name in NODES {
         let mut gates = Vec::new();
-        for (port, _) in &servers.ports {
+        for (port, ..) in &servers.ports {
             gates.push(Gate::before(*port).await);
         }
-        let mut member = Member { name, gates, daemon: None };
+        let program = program("CLUSTER_FROM_IBVWATCH", own_program());
+        let mut member = Member { name, program, gates, daemon: None };
         member.start(&home);
         members.push(member);
     }
@@ -165,34 +282,25 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
         member.daemon.as_mut().expect("a node").logs("ibvwatch is running").await;
     }
 
-    let (mut runs, mut faults): (Vec<Run>, usize) = (Vec::new(), 0);
+    let (mut runs, mut faults, mut rolled): (Vec<Run>, usize, usize) = (Vec::new(), 0, 0);
     let end = Instant::now() + seconds;
     while Instant::now() < end {
         sleep(Duration::from_millis(rng.random_range(500..3_000))).await;
         let who = rng.random_range(0..3);
-        let fault = match rng.random_range(0..4) {
-            0 => Fault::NodeDead(who),
-            1 => Fault::ServerDead(who),
-            2 => Fault::NodeCutOff(who),
+        let fault = match (faults, rng.random_range(0..20)) {
+            // Both in every run, among others.
+            (2, _) | (_, 0) => Fault::NodesRolled,
+            (4, _) | (_, 1) => Fault::ServersRolled,
+            (_, 2..=6) => Fault::NodeDead(who),
+            (_, 7..=11) => Fault::ServerDead(who),
+            (_, 12..=15) => Fault::NodeCutOff(who),
             _ => Fault::ServerCutOff(who),
         };
         faults += 1;
-        match fault {
-            Fault::NodeDead(n) => {
-                let daemon = members[n].daemon.take().expect("a node that runs");
-                runs.push(daemon.kill().await);
-            }
-            Fault::ServerDead(n) => drop(servers.running[n].take()),
-            Fault::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(false)),
-            Fault::ServerCutOff(n) => servers.join(n, false),
-        }
+        rolled += usize::from(matches!(fault, Fault::NodesRolled | Fault::ServersRolled));
+        fault.strike(&home, &mut servers, &mut members, &mut runs).await;
         sleep(Duration::from_millis(rng.random_range(200..8_000))).await;
-        match fault {
-            Fault::NodeDead(n) => members[n].start(&home),
-            Fault::ServerDead(n) => servers.revive(n),
-            Fault::NodeCutOff(n) => members[n].gates.iter().for_each(|gate| gate.open(true)),
-            Fault::ServerCutOff(n) => servers.join(n, true),
-        }
+        fault.mend(&home, &mut servers, &mut members);
     }
 
     let healed = SystemClock.now().wall;
@@ -209,7 +317,7 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
     let deliveries = Deliveries::of_nodes(&runs);
     let score = Truth::of(home.simulator()).hold_against(&deliveries);
     println!(
-        "{faults} faults in {seconds:?}; {} changes happened, {} were certain to be seen, {} told; \
+        "{faults} faults in {seconds:?}, {rolled} of them restarts of all; {} changes happened, {} were certain to be seen, {} told; \
          {} lines told again",
         score.happened,
         score.due,
@@ -217,6 +325,7 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
         deliveries.redelivered(),
     );
     assert!(score.due > 30, "{score:?}");
+    assert!(rolled > 1, "nothing was restarted in good order");
 }
 
 /// No window of some seconds holds more requests than the limits let, but for a burst of a node

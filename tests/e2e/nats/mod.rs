@@ -1,12 +1,17 @@
 //! Several nodes on a real nats-server: what docs/CLUSTER.md promises.
 
 mod cluster;
+mod moving;
 mod nodes;
+mod secured;
 #[path = "../../nats/server.rs"]
 mod server;
+mod shipped;
 
 use std::fs;
 use std::path::Path;
+
+use tokio::process::Command;
 
 use crate::common::{Daemon, Home};
 use server::Server;
@@ -26,15 +31,19 @@ fn share_at(home: &mut Home, urls: &[String], replicas: usize) {
 /// Starts a node of that name, whose files all nodes of the home watch.
 /// It reaches the servers by ways of its own, if it has some.
 fn node(home: &Home, name: &str, ways: Option<&[String]>) -> Daemon {
+    node_as(Path::new(env!("CARGO_BIN_EXE_ibvwatch")), home, name, ways)
+}
+
+/// The same with another binary.
+fn node_as(program: &Path, home: &Home, name: &str, ways: Option<&[String]>) -> Daemon {
     let fragment = home.path(&format!("{name}.toml"));
     let servers = ways.map(|ways| format!("servers = {ways:?}\n")).unwrap_or_default();
     let text = format!("[store.jetstream]\nnode = {name:?}\nowner = \"shared\"\n{servers}");
-    run_with(home, &fragment, &text)
+    run_with(home.command_as(program, &["run"]), &fragment, &text)
 }
 
-fn run_with(home: &Home, fragment: &Path, text: &str) -> Daemon {
+fn run_with(mut command: Command, fragment: &Path, text: &str) -> Daemon {
     fs::write(fragment, text).expect("a configuration that can be written");
-    let mut command = home.command(&["run"]);
     command.arg("--config").arg(fragment);
     Daemon::spawn(command)
 }
@@ -48,5 +57,5 @@ fn node_with_files(home: &Home, name: &str) -> Daemon {
         "[sessions]\ndirectories = [{:?}]\n[store.jetstream]\nnode = {name:?}\n",
         directory.display().to_string()
     );
-    run_with(home, &fragment, &text)
+    run_with(home.command(&["run"]), &fragment, &text)
 }

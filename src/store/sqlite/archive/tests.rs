@@ -1,13 +1,10 @@
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::{export, import};
-use crate::domain::{ApiDetail, ApiEvent, Cause, Session};
-use crate::store::conformance::{OnDisk, World, answer, entry, id, lines};
+use crate::domain::Session;
+use crate::store::conformance::{OnDisk, World, entry, filled, id, lines};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Carried, Context, ImportError, Store, StoreError};
-
-const MONTH: Duration = Duration::from_secs(31 * 86_400);
 
 /// A database that nobody holds.
 struct Closed {
@@ -26,18 +23,7 @@ impl Closed {
     /// With something of everything that a store may hold.
     async fn full() -> Self {
         let w = World::<OnDisk>::new();
-        w.track(&[1, 2]).await;
-        w.untrack(2).await;
-        w.store.ack_events("stdout", 3).await.unwrap();
-        w.clock.advance(MONTH);
-        w.store.purge(MONTH / 2, &["stdout"]).await.unwrap();
-        w.track(&[3, 4]).await;
-        w.poll(answer("REQUIRED")).await;
-        w.store.ack_events("stdout", 4).await.unwrap();
-        let detail = ApiDetail::Available { unavailable_since: w.now() };
-        let event = ApiEvent { time: w.now(), cause: Cause::RateLimited, detail };
-        w.store.announce(event).await.unwrap();
-        w.store.checkpoint().await.unwrap();
+        filled(&w).await;
         Self::new(w)
     }
 
