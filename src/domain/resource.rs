@@ -292,6 +292,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_unchanged_only_if_it_lists_the_same_in_every_part() {
+        let listed = |kind, id, state| vec![Listed::new(Some(kind), Some(id), Some(state))];
+        let known = number(&[], listed("ID_DOCUMENT", "one", "REQUIRED"));
+        assert!(unchanged(&known, &listed("ID_DOCUMENT", "one", "REQUIRED")));
+        assert!(!unchanged(&known, &listed("LIVENESS", "one", "REQUIRED")));
+        assert!(!unchanged(&known, &listed("ID_DOCUMENT", "two", "REQUIRED")));
+        assert!(!unchanged(&known, &listed("ID_DOCUMENT", "one", "COMPLETE")));
+        assert!(!unchanged(&known, &[]));
+        assert!(!unchanged(&[], &listed("ID_DOCUMENT", "one", "REQUIRED")));
+    }
+
+    #[test]
+    fn progress_counts_each_state() {
+        let states = ["ODD", "REQUIRED", "IN_PROGRESS", "COMPLETE", "ODD", "EVEN"];
+        let resources = number(&[], list(&states));
+        let expected = Progress { total: 6, required: 1, in_progress: 1, complete: 1, other: 3 };
+        assert_eq!(Progress::of(&resources), expected);
+    }
+
+    #[test]
     fn equals_in_another_order_are_no_change() {
         assert_eq!(changes(&["REQUIRED", "COMPLETE"], &["COMPLETE", "REQUIRED"]), 0);
         assert_eq!(
