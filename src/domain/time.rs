@@ -202,4 +202,28 @@ mod tests {
         assert!(old.to_string().starts_with("0000-01-01"));
         assert_eq!(old.since(far), Duration::ZERO);
     }
+
+    #[test]
+    fn is_counted_in_millis_and_in_seconds_from_the_epoch_on() {
+        let at = Timestamp::from_millis(1_795_000_000_250);
+        assert_eq!(at.as_millis(), 1_795_000_000_250);
+        assert!((at.as_seconds() - 1_795_000_000.25).abs() < 1e-6);
+        assert!(Timestamp::MIN.as_seconds().abs() < f64::EPSILON);
+        assert_eq!(at.floor_seconds(), Timestamp::from_millis(1_795_000_000_000));
+        assert_eq!(at.distance(at.plus(Duration::from_secs(3))), Duration::from_secs(3));
+        assert_eq!(at.distance(at.minus(Duration::from_secs(3))), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn is_read_from_nothing_but_a_text() {
+        let error = serde_json::from_str::<Timestamp>("7").unwrap_err().to_string();
+        assert!(error.contains("expected a string"), "{error}");
+    }
+
+    #[test]
+    fn a_step_moves_in_its_direction() {
+        let (before, after) = (Timestamp::from_millis(10_000), Timestamp::from_millis(4_500));
+        let back = Step::between(before, after);
+        assert_eq!((back.of(before), back.as_seconds()), (after, -5));
+    }
 }
