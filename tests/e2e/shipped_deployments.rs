@@ -48,11 +48,15 @@ async fn kubernetes_gets_the_key_out_of_a_secret() {
     let home = Home::new().await;
     let secret = home.path("secret");
     mount_secret(&secret);
+    // Wherever they were built, the user can get at them here.
+    let (program, config) = (home.path("ibvwatch"), home.path("shipped.toml"));
+    fs::copy(env!("CARGO_BIN_EXE_ibvwatch"), &program).expect("a file that can be copied");
+    fs::copy(shipped("kubernetes/config.toml"), &config).expect("a file that can be copied");
     let check = |credentials: Option<&Path>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ibvwatch"));
+        let mut command = Command::new(&program);
         command
             .args(["check", "--config"])
-            .arg(shipped("kubernetes/config.toml"))
+            .arg(&config)
             .env_clear()
             .env("IBVWATCH__SESSIONS__DIRECTORIES", home.sessions())
             .env(

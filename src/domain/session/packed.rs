@@ -209,8 +209,8 @@ struct Trouble {
 impl Writer {
     fn session(&mut self, session: &Session) {
         let Session { entry, life, schedule } = session;
-        let trouble = schedule.failures > 0
-            || schedule.strikes > 0
+        let trouble = schedule.failures != 0
+            || schedule.strikes != 0
             || schedule.failing_since.is_some()
             || schedule.last_problem.is_some();
         let bits = [
