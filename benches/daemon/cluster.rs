@@ -64,7 +64,7 @@ pub(crate) fn scale(scale: &Scale) {
 
 /// What sessions take that were polled once, of a node's memory, and of a server's memory and disk.
 fn size(scale: &Scale) {
-    let sessions = scale.sessions;
+    let sessions = scale.sessions / 10;
     let home = home(sessions);
     let api = Api::start(&home.path("."), false);
     let servers = Servers::start(&SETUPS[0]);
@@ -105,7 +105,7 @@ struct Measured {
 
 /// None if nodes can't be given a quota.
 fn measure(setup: &Setup, quota: Option<u32>, nodes: usize, scale: &Scale) -> Option<Measured> {
-    let sessions = scale.sessions / 20;
+    let sessions = scale.sessions / 100;
     let home = home(sessions);
     let api = Api::start(&home.path("."), false);
     let servers = Servers::start(setup);

@@ -18,6 +18,10 @@ fn plan(sessions: u32) -> Plan {
     Plan::new(&Demand::of_number(sessions), &CAPACITY, &Policy::default())
 }
 
+fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
 fn entry(n: u8, expires_at: Option<Timestamp>, interval: Option<u64>) -> Entry {
     Entry {
         session_id: SessionId::from_bytes([n; 16]),
@@ -95,6 +99,58 @@ fn each_piece_of_advice_makes_it_fit() {
         let plan = Plan::new(&Demand::of_number(sessions), &capacity, &policy);
         assert!(plan.fits(), "{sessions} sessions with {capacity:?}");
     }
+}
+
+#[test]
+fn advice_names_what_would_be_used_to_four_fifths() {
+    let policy = Policy::default();
+    assert_eq!(plan(3_000).advice, [Advice::RateLimit(19.0), Advice::Interval(minutes(16))]);
+    // Active sessions alone take four fifths of what is allowed: no interval helps.
+    assert_eq!(plan(4_800).advice, [Advice::RateLimit(29.0)]);
+    assert_eq!(plan(10_000).advice, [Advice::RateLimit(61.0), Advice::MaxInFlight(13)]);
+
+    // Sessions that don't go by the interval get what they ask for, and so do active ones.
+    let mut entries = vec![entry(1, None, None); 2_000];
+    entries.extend(vec![entry(2, None, Some(60)); 100]);
+    let mut demand = Demand::of_entries(&entries, &policy);
+    let advice = |demand: &Demand| Plan::new(demand, &CAPACITY, &policy).advice;
+    assert_eq!(advice(&demand), [Advice::RateLimit(15.0), Advice::Interval(minutes(11))]);
+    demand.confirming = 1_050;
+    assert_eq!(advice(&demand), [Advice::RateLimit(22.0), Advice::Interval(minutes(127))]);
+}
+
+#[test]
+fn what_is_just_enough_needs_no_advice() {
+    let every_second = Duration::from_secs(1);
+    let policy =
+        Policy { interval: every_second, active_interval: every_second, ..Policy::default() };
+    let capacity = Capacity { rate: 40.0, ..CAPACITY };
+    let plan = Plan::new(&Demand::of_number(40), &capacity, &policy);
+    assert_eq!((plan.busy_rate, plan.allowed_rate, plan.in_flight_rate), (40.0, 40.0, 40.0));
+    assert!(plan.fits() && plan.advice.is_empty(), "{plan:?}");
+    assert_eq!(plan.quiet.worst, Duration::from_millis(1_300));
+}
+
+#[test]
+fn who_expires_together_does_within_the_window_and_the_first_of_equal_crowds_is_named() {
+    let window = Duration::from_secs(60);
+    let crowd = |after: &[u64]| {
+        let deadlines = after.iter().map(|&millis| START.plus(Duration::from_millis(millis)));
+        let entries: Vec<Entry> = deadlines.map(|at| entry(1, Some(at), None)).collect();
+        Demand::of_entries(&entries, &Policy::default()).largest_cohort(window)
+    };
+    let at = |millis| START.plus(Duration::from_millis(millis));
+    assert_eq!(crowd(&[]), None);
+    assert_eq!(crowd(&[60_000, 0]), Some((2, at(60_000))));
+    assert_eq!(crowd(&[60_001, 0]), Some((1, at(0))));
+    assert_eq!(crowd(&[0, 1, 200_000, 200_001, 200_002]), Some((3, at(200_002))));
+}
+
+#[test]
+fn times_are_rounded_up_to_what_people_would_write() {
+    let rounded = |millis| rounded_up(Duration::from_millis(millis)).as_secs();
+    assert_eq!([0, 1, 1_000, 1_001, 599_000].map(rounded), [1, 1, 1, 2, 599]);
+    assert_eq!([600_000, 600_001, 660_000, 660_001].map(rounded), [600, 660, 660, 720]);
 }
 
 #[test]
