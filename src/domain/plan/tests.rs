@@ -164,9 +164,20 @@ fn a_crowd_too_large_for_its_final_polls_gets_more_time() {
     let plan = Plan::new(&demand, &capacity, &policy);
     assert_eq!((plan.cohort, plan.largest_cohort), (90, Some((200, evening))));
     let [Advice::FinalPollBeforeExpiry(before)] = plan.advice[..] else { panic!("{plan:?}") };
+    assert_eq!(before, Duration::from_secs(67));
     let policy = Policy { final_poll_before_expiry: before, ..policy };
     let plan = Plan::new(&demand, &capacity, &policy);
     assert!(plan.cohort >= 200 && plan.advice.is_empty(), "{plan:?}");
+    let just = Demand::of_entries(&entries[..90], &policy);
+    assert!(Plan::new(&just, &capacity, &Policy::default()).advice.is_empty());
+}
+
+#[test]
+fn a_change_waits_for_half_an_interval_and_a_little_for_the_jitter() {
+    let latency = Latency::of(Duration::from_secs(300), 0.1, 1.0);
+    assert_eq!(latency.mean, Duration::from_millis(150_700));
+    assert_eq!(latency.p50, Duration::from_millis(150_200));
+    assert_eq!(latency.worst, Duration::from_millis(330_200));
 }
 
 #[test]
