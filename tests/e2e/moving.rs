@@ -1,17 +1,25 @@
 //! What a store holds is carried to another, where all goes on.
 
+use ibvwatch::domain::SessionId;
+
 use crate::common::{Daemon, Home, ids_in};
 
-#[tokio::test]
-async fn an_export_goes_on_elsewhere_and_nothing_is_told_under_another_id() {
-    let mut home = Home::new().await;
+/// A daemon that has told five events of two sessions, the last a change of the first one's.
+pub(crate) async fn with_two_sessions(home: &Home) -> (Daemon, SessionId, SessionId) {
     let (first, second) = (home.track_new(), home.track_new());
-    let mut daemon = Daemon::start(&home);
+    let mut daemon = Daemon::start(home);
     for id in [first, second] {
         daemon.event(|event| event.is("session.observed", id)).await;
     }
     home.set_state(first, 0, "IN_PROGRESS").expect("a resource that is listed");
     daemon.event(|event| event.tells(first, "IN_PROGRESS")).await;
+    (daemon, first, second)
+}
+
+#[tokio::test]
+async fn an_export_goes_on_elsewhere_and_nothing_is_told_under_another_id() {
+    let mut home = Home::new().await;
+    let (daemon, first, _) = with_two_sessions(&home).await;
     let refused = home.run(&["export"]).await.refused(78);
     assert!(refused.contains("is in use by another ibvwatch"), "{refused}");
     daemon.stop().await;

@@ -1,10 +1,12 @@
 //! What a database holds is carried to a cluster, and what a cluster holds to a database.
 
 use std::fs;
+use std::time::Duration;
 
 use super::server::Server;
 use super::share;
 use crate::common::{Daemon, Home, ids_in};
+use crate::moving::with_two_sessions;
 
 /// Exports what the home's store holds.
 async fn exported(home: &Home) -> String {
@@ -22,13 +24,7 @@ async fn nats_a_database_goes_on_as_a_cluster_and_a_cluster_as_a_database() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = Server::start(directory.path());
     let mut home = Home::new().await;
-    let (first, second) = (home.track_new(), home.track_new());
-    let mut daemon = Daemon::start(&home);
-    for id in [first, second] {
-        daemon.event(|event| event.is("session.observed", id)).await;
-    }
-    home.set_state(first, 0, "IN_PROGRESS").expect("a resource that is listed");
-    daemon.event(|event| event.tells(first, "IN_PROGRESS")).await;
+    let (daemon, first, second) = with_two_sessions(&home).await;
     daemon.stop().await;
 
     let recorded = home.recorded().await;
@@ -94,13 +90,16 @@ async fn nats_until_an_import_that_was_killed_is_done_again_no_node_starts() {
     let context = async_nats::jetstream::new(
         async_nats::connect(server.url()).await.expect("a server that lets it in"),
     );
-    loop {
-        if let Ok(stream) = context.get_stream("ibvwatch").await
-            && stream.cached_info().state.last_sequence > 10_000
-        {
-            break;
+    let under_way = async {
+        loop {
+            if let Ok(stream) = context.get_stream("ibvwatch").await
+                && stream.cached_info().state.last_sequence > 10_000
+            {
+                break;
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(60), under_way).await.expect("an import under way");
     drop(import);
     let run = Daemon::start(&home).ended().await;
     assert_eq!(run.status.code(), Some(78), "{}", run.stderr);
