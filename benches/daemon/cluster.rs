@@ -105,7 +105,7 @@ struct Measured {
 
 /// None if nodes can't be given a quota.
 fn measure(setup: &Setup, quota: Option<u32>, nodes: usize, scale: &Scale) -> Option<Measured> {
-    let sessions = scale.sessions / 100;
+    let sessions = scale.sessions / 10;
     let home = home(sessions);
     let api = Api::start(&home.path("."), false);
     let servers = Servers::start(setup);
@@ -118,7 +118,7 @@ fn measure(setup: &Setup, quota: Option<u32>, nodes: usize, scale: &Scale) -> Op
     for daemon in &mut daemons {
         daemon.logged("ibvwatch is running");
     }
-    while api.requests() < 2 * sessions {
+    while api.requests() < sessions {
         pause(Duration::from_millis(50));
     }
     for (quota, daemon) in quotas.iter().flatten().zip(&daemons) {

@@ -108,14 +108,19 @@ impl Link {
         let last = messages.len();
         for (n, message) in (1..).zip(messages) {
             let Message { subject, mut headers, body } = message;
-            headers.insert(NATS_BATCH_ID, batch.as_str());
-            headers.insert(NATS_BATCH_SEQUENCE, n.to_string());
+            // One alone is no batch, which to the servers is dearer than the message.
+            if last > 1 {
+                headers.insert(NATS_BATCH_ID, batch.as_str());
+                headers.insert(NATS_BATCH_SEQUENCE, n.to_string());
+            }
             if n < last {
                 let sent = self.client.publish_with_headers(subject, headers, body).await;
                 sent.map_err(|error| failed(&error))?;
                 continue;
             }
-            headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+            if last > 1 {
+                headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+            }
             let request = async_nats::Request::new()
                 .headers(headers)
                 .payload(body)

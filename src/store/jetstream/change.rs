@@ -66,8 +66,8 @@ impl Inner {
             };
             let mut again = Vec::new();
             for batch in self.batches(changes, most)? {
-                let ids: Vec<SessionId> = batch.changes.iter().map(|c| c.session.id()).collect();
-                if self.put(batch).await == Err(Stale) {
+                if let Err(refused) = self.put(batch).await {
+                    let ids: Vec<SessionId> = refused.iter().map(|c| c.session.id()).collect();
                     self.look_again(&ids).await;
                     again.extend(ids);
                 }
@@ -78,11 +78,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes changes durable; waits for as long as the servers can't do it.
-    pub(super) async fn put(&self, batch: Batch) -> Result<(), Stale> {
+    /// Makes changes durable; waits for as long as the servers can't do it. Gives them back if one
+    /// of them, whichever, is stale.
+    pub(super) async fn put(&self, batch: Batch) -> Result<(), Vec<Change>> {
         let Batch { changes, messages, states } = batch;
         let began = Instant::now();
-        let first = self.persist(messages).await?;
+        let Ok(first) = self.persist(messages).await else { return Err(changes) };
         Failpoint::Committed.reached();
         self.context.metrics.committed(began.elapsed());
         let policy = self.policy();
@@ -247,14 +248,6 @@ impl Inner {
     pub(super) fn known(&self, id: SessionId) -> Option<Known> {
         self.view().get(id)
     }
-
-    /// One session's change.
-    pub(super) async fn put_one(&self, change: Change) -> Result<Result<(), Stale>, StoreError> {
-        match self.batches(vec![change], batch::MOST)?.pop() {
-            Some(batch) => Ok(self.put(batch).await),
-            None => Ok(Ok(())),
-        }
-    }
 }
 
 /// What the server is to do about a session's next poll.
@@ -282,7 +275,7 @@ pub(super) fn poll_messages(
 /// Changes as messages that go in together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
     messages: Vec<Message>,
     /// Where among the messages each change's state stands.
     states: Vec<u64>,

@@ -34,6 +34,8 @@
 //!   is never given twice; and the schedule of the next poll. A steady poll is the same batch
 //!   without events: every node then knows the true schedule, and whoever polls next knows when
 //!   the last good answer was asked for and how often it failed. It costs two small messages.
+//!   Polls that end together share a batch (`writer`), which to the servers is dearer than what
+//!   is in it; where one of them is stale, it alone is refused.
 //! - **A tick is a lease.** The consumer hands it to one node, which acknowledges it after the
 //!   commit, and says meanwhile that it is at it. A node that dies says nothing, and the tick goes
 //!   to another after `polls::ACK_WAIT`. `max_ack_pending` is `poll.max_in_flight`, so it bounds
@@ -73,6 +75,7 @@ mod tasks;
 mod tests;
 mod view;
 mod wire;
+mod writer;
 
 pub use archive::{export, import};
 pub use link::{Durability, Preflight};

@@ -23,6 +23,7 @@ use super::settings::Settings;
 use super::sinks::Sink;
 use super::view::{Known, View};
 use super::wire::{Api, EventBody, Heartbeat};
+use super::writer::Commit;
 use crate::domain::{
     ApiDetail, ApiEvent, Cause, Census, Entry, Policy, Record, Session, SessionId, Timestamp,
     Transition,
@@ -50,7 +51,7 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(600);
 
 /// Keeps everything in a JetStream stream, which any number of nodes share.
 pub struct JetStreamStore {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     /// Ended with the store.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -66,6 +67,7 @@ pub(super) struct Inner {
     pub(super) changed: Notify,
     /// Somebody waits for a poll.
     pub(super) asked: Notify,
+    pub(super) commits: mpsc::UnboundedSender<Commit>,
     pub(super) recorded: watch::Sender<u64>,
     live_nodes: watch::Sender<usize>,
     view: Mutex<View>,
@@ -124,6 +126,7 @@ impl JetStreamStore {
         let last = || async { link.last(&events).await.map_err(StoreError::Failed) };
         let last = link.at_first(last).await?;
         let (words, heard) = mpsc::unbounded_channel::<Word>();
+        let (commits, committed) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             link,
             settings: settings.clone(),
@@ -131,6 +134,7 @@ impl JetStreamStore {
             polls,
             changed: Notify::new(),
             asked: Notify::new(),
+            commits,
             recorded: watch::Sender::new(last.map_or(0, |event| event.sequence)),
             live_nodes: watch::Sender::new(1),
             view: Mutex::default(),
@@ -166,6 +170,7 @@ impl JetStreamStore {
         inner.take_up_what_is_over();
         tasks.spawn(Arc::clone(&inner).follow_events());
         tasks.spawn(Arc::clone(&inner).talk(heard));
+        tasks.spawn(Arc::clone(&inner).write(committed));
         tasks.spawn(Arc::clone(&inner).pull());
         tasks.spawn(Arc::clone(&inner).keep_up());
         tasks.spawn(Arc::clone(&inner).beat());
@@ -706,19 +711,23 @@ impl Store for JetStreamStore {
         let inner = &self.inner;
         let id = lease.session.id();
         let known = inner.known(id).filter(|known| known.revision == lease.revision);
-        let put = match known {
-            Some(known) => inner.put_one(Change::of(&known, transition)).await?,
-            None => Err(Stale),
+        let committed = match known {
+            Some(known) => inner.commit(Change::of(&known, transition)).await,
+            None => Err(StoreError::Stale(id)),
         };
-        if put.is_ok() {
-            inner.polled().count();
-            inner.desk().finish(id);
-            return Ok(());
+        match committed {
+            Ok(()) => {
+                inner.polled().count();
+                inner.desk().finish(id);
+            }
+            Err(StoreError::Stale(_)) => {
+                inner.look_again(&[id]).await;
+                inner.desk().put_back(id);
+                inner.changed.notify_waiters();
+            }
+            Err(_) => {}
         }
-        inner.look_again(&[id]).await;
-        inner.desk().put_back(id);
-        inner.changed.notify_waiters();
-        Err(StoreError::Stale(id))
+        committed
     }
 
     fn release(&self, lease: Lease) {

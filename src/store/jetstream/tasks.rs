@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::batch::Message;
 use super::change::Change;
@@ -19,10 +20,15 @@ use super::subjects::Place;
 use super::wire::{Api, Heartbeat};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Session, SessionId, Timestamp};
+use crate::store::StoreError;
 
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How long a pull waits at the server for a tick.
 const ASKED_FOR: Duration = Duration::from_secs(1);
+/// A tick that waits here is one that no other node can take up, so no more of them are asked for
+/// than are polled within so long.
+const AHEAD: Duration = Duration::from_millis(50);
+const TICKS_AT_ONCE: usize = 256;
 /// Sessions looked at in one step of the sweep, under one lock.
 const PORTION: usize = 1_000;
 
@@ -138,15 +144,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Gets ticks while somebody asks for a poll, one at a time: a tick that waits here is
-    /// one that no other node can take up.
+    /// Gets ticks while somebody asks for a poll.
     pub(super) async fn pull(self: Arc<Self>) {
+        let mut began = Instant::now();
+        let mut taken = 0;
         loop {
             self.asked.notified().await;
             if !self.desk().is_empty_handed() || self.is_leaving() {
                 continue;
             }
-            let asked = self.polls.fetch().max_messages(1).expires(ASKED_FOR).messages().await;
+            let most = taken_up_ahead(taken, began.elapsed());
+            (began, taken) = (Instant::now(), 0);
+            let asked = self.polls.fetch().max_messages(most).expires(ASKED_FOR).messages().await;
             let mut messages = match asked {
                 Ok(messages) => messages,
                 Err(error) => {
@@ -163,6 +172,7 @@ impl Inner {
                 if !self.view().knows(id) {
                     self.look_again(&[id]).await;
                 }
+                taken += 1;
                 self.desk().take_in(id, reply);
                 self.spread(id).await;
                 self.changed.notify_waiters();
@@ -184,10 +194,10 @@ impl Inner {
         }
         let named_by = known.named_by.as_ref().clone();
         let change = Change { session, events: Vec::new(), named_by, revision: known.revision };
-        match self.put_one(change).await {
-            Ok(Ok(())) => self.desk().finish(id),
+        match self.commit(change).await {
+            Ok(()) => self.desk().finish(id),
             // Somebody else has moved it on, and its tick is looked at again.
-            Ok(Err(_)) => self.look_again(&[id]).await,
+            Err(StoreError::Stale(_)) => self.look_again(&[id]).await,
             Err(error) => tracing::error!(session = %id, "a poll could not be put off: {error}"),
         }
     }
@@ -314,9 +324,30 @@ impl Inner {
     }
 }
 
+/// How many ticks to ask for, by how many were taken up since the time before.
+fn taken_up_ahead(taken: usize, within: Duration) -> usize {
+    let at_that_rate = AHEAD.as_micros() * taken as u128 / within.as_micros().max(1);
+    usize::try_from(at_that_rate).unwrap_or(usize::MAX).min(taken * 2).clamp(1, TICKS_AT_ONCE)
+}
+
 fn tell(caught_up: &mut Option<oneshot::Sender<()>>) {
     if let Some(caught_up) = caught_up.take() {
         // Whoever opened the store may have given up.
         let _ = caught_up.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_ticks_are_asked_for_as_are_polled_within_a_moment() {
+        let ask = |taken, millis| taken_up_ahead(taken, Duration::from_millis(millis));
+        assert_eq!(ask(0, 1_000), 1);
+        assert_eq!(ask(1, 200), 1);
+        assert_eq!(ask(10, 100), 5);
+        assert_eq!(ask(10, 10), 20, "no more than twice as many at once");
+        assert_eq!(ask(TICKS_AT_ONCE, 0), TICKS_AT_ONCE);
     }
 }

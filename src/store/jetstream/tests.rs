@@ -4,13 +4,19 @@
 mod nats {
     use std::time::Duration;
 
+    use futures_util::future::join_all;
+
     use crate::domain::{
-        ApiDetail, ApiEvent, Cause, EndReason, Entry, Observation, Problem, ProblemKind,
+        ApiDetail, ApiEvent, Cause, EndReason, Entry, Observation, Policy, Problem, ProblemKind,
     };
+    use crate::metrics::Metrics;
     use crate::store::conformance::{
-        OnNats, World, answer, entry, id, ids, kinds, lines, patiently,
+        OnNats, World, answer, context, entry, id, ids, kinds, lines, patiently,
     };
-    use crate::store::{EventFilter, EventQuery, JetStreamStore, Position, Store, StoreError};
+    use crate::store::jetstream::change::Change;
+    use crate::store::{
+        Context, EventFilter, EventQuery, JetStreamStore, Position, Store, StoreError,
+    };
 
     type Shared = World<OnNats>;
 
@@ -66,6 +72,67 @@ mod nats {
         assert_eq!(w.ended(1).await, Some(EndReason::Untracked), "the refused node looked again");
     }
 
+    /// On one thread, so that all of them wait before the first is written.
+    #[tokio::test]
+    async fn polls_that_end_together_share_a_batch() {
+        let Shared { clock, policy, home, store } = Shared::begin().await;
+        drop(store);
+        let metrics = Metrics::new();
+        let settings = super::super::Settings { node: "b".to_owned(), ..home.settings.clone() };
+        let writes = metrics.writes.clone();
+        let context = Context { metrics: writes, ..context(&clock, &policy) };
+        let (store, _) = JetStreamStore::open(&settings, 64, &context).await.unwrap();
+        let w = Shared { clock, policy, home, store };
+        let batches = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, metrics.registry()).unwrap();
+            let mut lines = text.lines();
+            let count = "ibvwatch_store_commit_duration_seconds_count ";
+            lines.find_map(|line| line.strip_prefix(count)).unwrap().parse::<u64>().unwrap()
+        };
+        let numbers: Vec<u16> = (0..40).collect();
+        w.track(&numbers).await;
+        let before = batches();
+        let mut leases = Vec::new();
+        for _ in &numbers {
+            leases.push(w.lease().await);
+        }
+        let commits = leases.into_iter().map(|lease| {
+            let transition = w.decide(&lease, answer("REQUIRED"));
+            w.store.commit(lease, transition)
+        });
+        assert_eq!(join_all(commits).await, vec![Ok(()); numbers.len()]);
+        assert_eq!(batches() - before, 1);
+    }
+
+    #[tokio::test]
+    async fn of_polls_that_end_together_only_what_is_stale_is_refused() {
+        let w = Shared::begin().await;
+        let numbers: Vec<u16> = (0..10).collect();
+        let stale = [2, 3, 9];
+        w.track(&numbers).await;
+        let mut changes = Vec::new();
+        for &n in &numbers {
+            let known = w.store.inner.known(id(n)).unwrap();
+            let ended = known.session.untrack(w.now()).unwrap();
+            let change = Change::of(&known, ended);
+            let behind = u64::from(stale.contains(&n));
+            changes.push(Change { revision: change.revision - behind, ..change });
+        }
+        let answers =
+            join_all(changes.into_iter().map(|change| w.store.inner.commit(change))).await;
+        for (n, answer) in numbers.into_iter().zip(answers) {
+            let (wanted, ended) = if stale.contains(&n) {
+                (Err(StoreError::Stale(id(n))), None)
+            } else {
+                (Ok(()), Some(EndReason::Untracked))
+            };
+            assert_eq!(answer, wanted);
+            assert_eq!(w.ended(n).await, ended);
+        }
+        assert_eq!(recorded(&w.store).await.len(), 10 + 7);
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_a_node_that_dies_had_in_its_hands_goes_to_another() {
         let Shared { clock, policy, home, store } = Shared::begin().await;
@@ -75,7 +142,7 @@ mod nats {
         // Without a word to anybody.
         drop(store);
         let settings = super::super::Settings { node: "b".to_owned(), ..home.settings.clone() };
-        let context = crate::store::conformance::context(&clock, &policy);
+        let context = context(&clock, &policy);
         let (store, _) = JetStreamStore::open(&settings, 64, &context).await.unwrap();
         let b = Shared { clock, policy, home, store };
         let again = b.lease().await;
@@ -198,5 +265,24 @@ mod nats {
                 .collect()
         };
         assert_eq!(ids(&again), ids(&sessions));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_to_be_polled_more_often_since_the_restart_is() {
+        let w = Shared::begin().await;
+        w.track(&[1]).await;
+        w.poll(answer("REQUIRED")).await;
+        let Shared { clock, policy, home, store } = w;
+        store.close().await;
+        drop(store);
+        let interval = Duration::from_secs(60);
+        policy.send_replace(Policy { interval, jitter: 0.0, ..Policy::default() }.into());
+        let context = context(&clock, &policy);
+        let (store, _) = JetStreamStore::open(&home.settings, 64, &context).await.unwrap();
+        let w = Shared { clock, policy, home, store };
+        let soon = w.now().plus(interval);
+        assert!(w.session(1).await.unwrap().schedule().poll_at > soon);
+        assert!(w.briefly(w.store.keep_time()).await.is_pending());
+        assert!(w.session(1).await.unwrap().schedule().poll_at <= soon);
     }
 }

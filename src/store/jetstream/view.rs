@@ -57,8 +57,11 @@ impl View {
         true
     }
 
-    /// Takes in a state's message.
+    /// Takes in a state's message. That of a change of one's own is known before it comes.
     pub(super) fn read(&mut self, id: SessionId, sequence: u64, body: &[u8], policy: &Policy) {
+        if self.held.get(&id).is_some_and(|held| held.revision >= sequence) {
+            return;
+        }
         if body.is_empty() {
             self.take(id, sequence, None, policy);
             return;
