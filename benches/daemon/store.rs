@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use ibvwatch::clock::{Clock, SystemClock};
 use ibvwatch::domain::{Entry, Policy, Session};
 use ibvwatch::metrics::Writes;
@@ -14,6 +13,7 @@ use rand::rngs::StdRng;
 use rusqlite::{Connection, params};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::fixtures::{answer, entry, exchange};
 use crate::stage::Home;
@@ -58,27 +58,29 @@ pub(crate) fn fill(home: &Home, sessions: u64, policy: &Policy) {
 /// Changes a second that become durable through the store, so many under way at once.
 pub(crate) fn commits(path: &Path, changes: u64, at_once: usize) -> f64 {
     let runtime = Runtime::new().expect("a runtime");
-    let store = SqliteStore::open(path, &context(2)).expect("a store");
-    let policy = Policy::default();
+    let store = Arc::new(SqliteStore::open(path, &context(2)).expect("a store"));
     runtime.block_on(async {
         store.track((0..changes).map(entry).collect()).await.expect("a commit");
-        let rng = &mut StdRng::seed_from_u64(3);
         let started = Instant::now();
-        let mut under_way = FuturesUnordered::new();
-        for _ in 0..changes {
+        let mut under_way = JoinSet::new();
+        for n in 0..changes {
             if under_way.len() == at_once {
-                let done: Option<Result<_, _>> = under_way.next().await;
-                done.expect("one under way").expect("a commit");
+                let done = under_way.join_next().await.expect("one under way");
+                done.expect("no panic");
             }
             let lease = store.next_due().await.expect("a lease");
-            let good = answer(lease.session.id(), "REQUIRED");
-            let now = SystemClock.now().wall;
-            let transition = lease.session.observe(good, None, exchange(now), &policy, rng);
-            under_way.push(store.commit(lease, transition));
+            // Each is a task, as in the daemon.
+            let store = Arc::clone(&store);
+            under_way.spawn(async move {
+                let rng = &mut StdRng::seed_from_u64(n);
+                let good = answer(lease.session.id(), "REQUIRED");
+                let exchange = exchange(SystemClock.now().wall);
+                let policy = Policy::default();
+                let transition = lease.session.observe(good, None, exchange, &policy, rng);
+                store.commit(lease, transition).await.expect("a commit");
+            });
         }
-        while let Some(done) = under_way.next().await {
-            done.expect("a commit");
-        }
+        under_way.join_all().await;
         number(changes) / started.elapsed().as_secs_f64()
     })
 }

@@ -42,6 +42,9 @@ pub struct Settings {
     pub after_end: AfterEnd,
     /// How long access tokens live; without it they live on, and `expires_in` is left out.
     pub token_life: Option<Duration>,
+    /// How many exchanges are kept in detail; the oldest go first, totals never. The usual 100,000
+    /// are a minute and a half at 1,000 requests a second.
+    pub exchanges_kept: usize,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -57,6 +60,7 @@ impl Settings {
             speed: NonZeroU32::MIN,
             after_end: AfterEnd::default(),
             token_life: Some(Duration::from_secs(3_600)),
+            exchanges_kept: 100_000,
             clock: Arc::new(SystemClock),
         }
     }

@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::auth::Refusal;
 use crate::domain::{SessionId, Timestamp};
 
-/// Exchanges kept in detail. At 1,000 requests a second this is a minute and a half.
-const KEPT: usize = 100_000;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
@@ -80,11 +77,12 @@ pub struct SessionTotals {
     pub max_in_flight: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Traffic {
     totals: Totals,
     sessions: HashMap<SessionId, SessionTotals>,
     kept: VecDeque<Exchange>,
+    most_kept: usize,
 }
 
 /// Which exchange: its place in the order of arrival.
@@ -92,6 +90,11 @@ pub(super) struct Traffic {
 pub(super) struct Ticket(u64);
 
 impl Traffic {
+    pub(super) fn keeping(most_kept: usize) -> Self {
+        let (totals, sessions, kept) = Default::default();
+        Self { totals, sessions, kept, most_kept }
+    }
+
     pub(super) fn connected(&mut self) -> u64 {
         self.totals.connections += 1;
         self.totals.connections
@@ -110,10 +113,10 @@ impl Traffic {
             let most = &mut self.totals.max_in_flight_per_session;
             *most = session.max_in_flight.max(*most);
         }
-        if self.kept.len() == KEPT {
+        self.kept.push_back(exchange);
+        if self.kept.len() > self.most_kept {
             self.kept.pop_front();
         }
-        self.kept.push_back(exchange);
         ticket
     }
 
@@ -166,7 +169,7 @@ mod tests {
     #[test]
     fn the_most_in_flight_is_kept_overall_and_per_session() {
         let (one, other) = (SessionId::from_bytes([1; 16]), SessionId::from_bytes([2; 16]));
-        let mut traffic = Traffic::default();
+        let mut traffic = Traffic::keeping(3);
         traffic.begin(exchange(one));
         traffic.begin(exchange(other));
         traffic.begin(exchange(one));
@@ -182,12 +185,12 @@ mod tests {
     #[test]
     fn details_are_forgotten_in_time_and_totals_never() {
         let id = SessionId::from_bytes([1; 16]);
-        let mut traffic = Traffic::default();
+        let mut traffic = Traffic::keeping(3);
         let first = traffic.begin(exchange(id));
-        for _ in 0..KEPT {
+        for _ in 0..3 {
             traffic.begin(exchange(id));
         }
-        assert_eq!(traffic.exchanges().count(), KEPT);
+        assert_eq!(traffic.exchanges().count(), 3);
         traffic.conclude(first, Endpoint::Configuration, Outcome::Answered(200));
         assert_eq!(traffic.totals().answered(Endpoint::Configuration, 200), 1);
         assert!(traffic.exchanges().all(|e| e.outcome == Outcome::Pending));

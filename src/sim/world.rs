@@ -89,7 +89,7 @@ impl World {
             state: Mutex::new(State {
                 sessions: BTreeMap::new(),
                 faults: Faults::default(),
-                traffic: Traffic::default(),
+                traffic: Traffic::keeping(settings.exchanges_kept),
                 nonces: Nonces::default(),
                 tokens: Tokens::default(),
                 rng: StdRng::seed_from_u64(settings.seed),

@@ -198,7 +198,7 @@ impl<J: Journal> Ledger<J> {
         loop {
             let place = self.journal.place().await?;
             let (sessions, receipt) = {
-                let registry = self.registry();
+                let mut registry = self.registry();
                 let sessions = registry.forgettable(before, BATCH);
                 if sessions.is_empty() {
                     return Ok(());

@@ -27,7 +27,7 @@ pub(super) struct Registry {
     /// The seats in order of the sessions' ids, so that sessions are found, and can be looked
     /// through in portions.
     order: Vec<Seat>,
-    /// Those that have yet to be put in order: many at once cost little more than one.
+    /// Those that are put in order when somebody looks: many at once cost little more than one.
     fresh: BTreeMap<SessionId, Seat>,
     queue: DueQueue,
     tally: Tally,
@@ -59,7 +59,6 @@ impl Registry {
     /// Takes in a session that the journal holds; `unsaved` if its schedule has moved since.
     pub(super) fn load(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
         self.insert(session, unsaved, policy);
-        self.sort();
     }
 
     /// Takes in a session as somebody else decided on it, in the place of what was known of it.
@@ -68,7 +67,6 @@ impl Registry {
             self.replace(seat, &before, session, false, policy);
         } else {
             self.insert(session, false, policy);
-            self.sort();
         }
     }
 
@@ -103,7 +101,6 @@ impl Registry {
             };
             decisions.extend(transition.and_then(|it| self.apply(seat, &session, it, policy)));
         }
-        self.sort();
         decisions
     }
 
@@ -177,7 +174,8 @@ impl Registry {
     }
 
     /// In order of id.
-    fn live_seats(&self) -> Vec<Seat> {
+    fn live_seats(&mut self) -> Vec<Seat> {
+        self.sort();
         let seats = self.order.iter().copied();
         seats.filter(|&seat| self.slot(seat).session.ended().is_none()).collect()
     }
@@ -244,6 +242,7 @@ impl Registry {
         from: SessionId,
         limit: usize,
     ) -> (Vec<Decision>, Option<SessionId>) {
+        self.sort();
         let from = self.order.partition_point(|&seat| self.slot(seat).id < from);
         let mut unsaved = Vec::new();
         for &Seat(seat) in &self.order[from..] {
@@ -261,7 +260,8 @@ impl Registry {
     }
 
     /// At most `limit` sessions that ended before `before` and that nobody holds on to.
-    pub(super) fn forgettable(&self, before: Timestamp, limit: usize) -> Vec<Arc<Session>> {
+    pub(super) fn forgettable(&mut self, before: Timestamp, limit: usize) -> Vec<Arc<Session>> {
+        self.sort();
         let forgettable = |slot: &&Slot| {
             let over = slot.session.ended().is_some_and(|(_, at)| at < before);
             over && !slot.session.is_listed() && !slot.leased
@@ -271,28 +271,37 @@ impl Registry {
     }
 
     pub(super) fn forget(&mut self, sessions: &[Arc<Session>]) {
+        self.sort();
         // Found before the first is gone: they are looked for among all that there are.
-        let seats: Vec<Seat> = sessions.iter().filter_map(|it| self.find(it.id())).collect();
-        for seat in seats {
+        let places: Vec<usize> = sessions.iter().filter_map(|it| self.place(it.id())).collect();
+        for &place in &places {
+            let seat = self.order[place];
             self.tally.remove(&self.slot(seat).session());
             self.queue.remove(seat);
             self.slots.remove(seat.0 as usize);
         }
-        self.order.retain(|seat| self.slots.contains(seat.0 as usize));
+        if let [place] = places[..] {
+            self.order.remove(place);
+        } else {
+            self.order.retain(|seat| self.slots.contains(seat.0 as usize));
+        }
     }
 
-    pub(super) fn listed(&self) -> Vec<SessionId> {
+    pub(super) fn listed(&mut self) -> Vec<SessionId> {
+        self.sort();
         let slots = self.order.iter().map(|&seat| self.slot(seat));
         slots.filter(|slot| slot.session.is_listed()).map(|slot| slot.id).collect()
     }
 
     /// In order of id.
-    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
+    pub(super) fn sessions(&mut self) -> Vec<Arc<Session>> {
+        self.sort();
         self.order.iter().map(|&seat| Arc::new(self.slot(seat).session())).collect()
     }
 
     /// The first `limit` sessions behind that one, in order of id.
-    pub(super) fn behind(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
+    pub(super) fn behind(&mut self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
+        self.sort();
         self.places_behind(after, limit)
             .iter()
             .map(|&it| Arc::new(self.slot(it).session()))
@@ -308,12 +317,13 @@ impl Registry {
     /// Looks at the first `portion` sessions behind that one, in order of id: those of them that
     /// pass the filter, and which was the last, unless there are none behind it.
     pub(super) fn search(
-        &self,
+        &mut self,
         after: Option<SessionId>,
         portion: usize,
         filter: &Prepared<'_>,
         now: Timestamp,
     ) -> (Vec<Arc<Session>>, Option<SessionId>) {
+        self.sort();
         let looked_at = self.places_behind(after, portion);
         let slots = looked_at.iter().map(|&seat| self.slot(seat));
         let found = slots.filter(|slot| filter.passes(slot.id, &slot.session, now));
@@ -331,8 +341,13 @@ impl Registry {
     }
 
     fn find(&self, id: SessionId) -> Option<Seat> {
-        let found = self.order.binary_search_by(|&seat| self.slot(seat).id.cmp(&id));
-        found.ok().map(|place| self.order[place]).or_else(|| self.fresh.get(&id).copied())
+        let found = self.place(id).map(|place| self.order[place]);
+        found.or_else(|| self.fresh.get(&id).copied())
+    }
+
+    /// Where in the order it stands, if it is not fresh.
+    fn place(&self, id: SessionId) -> Option<usize> {
+        self.order.binary_search_by(|&seat| self.slot(seat).id.cmp(&id)).ok()
     }
 
     fn at(&self, id: SessionId) -> Option<(Seat, Session)> {
@@ -345,7 +360,7 @@ impl Registry {
         let fresh = std::mem::take(&mut self.fresh);
         let last = self.order.last().map(|&seat| self.slot(seat).id);
         if last < fresh.first_key_value().map(|(&id, _)| id) {
-            // As they are loaded, one behind the other.
+            // All of them, when they have been loaded.
             return self.order.extend(fresh.into_values());
         }
         let mut end = self.order.len();

@@ -21,6 +21,7 @@ use super::nodes::{Cluster, HEARTBEAT_EVERY, LastMinute, Nodes};
 use super::polls::{ACK_WAIT, Desk, Look, Word};
 use super::settings::Settings;
 use super::sinks::Sink;
+use super::tasks::PORTION;
 use super::view::{Known, View};
 use super::wire::{Api, EventBody, Heartbeat};
 use super::writer::Commit;
@@ -46,6 +47,8 @@ const BATCH: usize = 10_000;
 const TIMERS_AT_ONCE: usize = 500;
 /// How long the end of a session waits for a poll of it that another node may have under way.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(25);
+/// Who was heard so often, at some distance, is alive.
+const LIVES: u32 = 3;
 /// The stream is read at a few thousand messages a second at least.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(600);
 
@@ -207,24 +210,28 @@ fn polls(link: &Link, max_in_flight: usize) -> pull::Config {
     }
 }
 
-/// Waits until a node of this name that died is no more; refuses if it lives.
+/// Waits until a node of this name that died is no more; refuses if it lives. What the dead one
+/// said last may come in late, and replicas may lag; who lives says something again and again.
 async fn own_the_name(link: &Link, node: &str) -> Result<(), StoreError> {
     let subject = link.subjects.node(node);
-    let mut heard = None;
-    let began = Instant::now();
+    let (mut newest, mut signs_of_life) = (0, 0);
+    let mut heard = Instant::now();
     loop {
         let found = link.last(&subject).await.map_err(StoreError::Failed)?;
-        match (heard, found.filter(|found| !found.body.is_empty())) {
-            (_, None) => return Ok(()),
-            (Some(before), Some(found)) if before != found.sequence => {
-                return Err(StoreError::Unusable(format!(
-                    "another node named {node} is running on stream {}; give each a \
-                     store.jetstream.node of its own",
-                    link.name
-                )));
-            }
-            (_, Some(_)) if began.elapsed() > HEARTBEAT_EVERY * 2 => return Ok(()),
-            (_, Some(found)) => heard = Some(found.sequence),
+        let Some(found) = found.filter(|found| !found.body.is_empty()) else { return Ok(()) };
+        if found.sequence > newest {
+            signs_of_life += u32::from(newest > 0 && heard.elapsed() >= HEARTBEAT_EVERY / 2);
+            (newest, heard) = (found.sequence, Instant::now());
+        }
+        if signs_of_life == LIVES {
+            return Err(StoreError::Unusable(format!(
+                "another node named {node} is running on stream {}; give each a \
+                 store.jetstream.node of its own",
+                link.name
+            )));
+        }
+        if heard.elapsed() > HEARTBEAT_EVERY * 2 {
+            return Ok(());
         }
         tokio::time::sleep(HEARTBEAT_EVERY / 8).await;
     }
@@ -324,16 +331,23 @@ impl Inner {
     /// While no node ran, deadlines may have passed; such a session is not given up unseen.
     fn take_up_what_is_over(&self) {
         let policy = self.policy();
-        let mut view = self.view();
-        let mut rng = self.rng();
         let now = self.now();
-        let over = |session: &Arc<Session>| session.ended().is_none() && session.is_given_up(now);
-        let sessions = view.registry.sessions().into_iter().filter(over);
-        for session in sessions.collect::<Vec<_>>() {
+        let over = |session: &Session| session.ended().is_none() && session.is_given_up(now);
+        for session in self.in_portions().flatten().filter(|session| over(session)) {
             let mut session = Session::clone(&session);
-            session.resume(now, &policy, &mut *rng);
-            view.registry.put(&session, &policy);
+            session.resume(now, &policy, &mut *self.rng());
+            self.view().registry.put(&session, &policy);
         }
+    }
+
+    /// All sessions, in order of id; the view is free in between.
+    fn in_portions(&self) -> impl Iterator<Item = Vec<Arc<Session>>> {
+        let mut after = None;
+        std::iter::from_fn(move || {
+            let portion = self.view().registry.behind(after, PORTION);
+            after = portion.last().map(|session| session.id()).or(after);
+            (!portion.is_empty()).then_some(portion)
+        })
     }
 
     /// The last `session_sequence` of sessions that were forgotten.
@@ -450,15 +464,12 @@ impl Inner {
             let is_sooner = session.schedule().poll_at < known.schedule().poll_at;
             is_sooner.then_some(Transition { session, events: Vec::new(), steady: true })
         };
-        let ids = {
-            let (view, now) = (self.view(), self.now());
-            let sessions = view.registry.sessions();
-            let live = sessions.iter().filter(|session| session.ended().is_none());
+        for portion in self.in_portions() {
+            let now = self.now();
+            let live = portion.iter().filter(|session| session.ended().is_none());
             let late = live.filter(|session| sooner(session, now).is_some());
-            late.map(|session| session.id()).collect::<Vec<_>>()
-        };
-        for ids in ids.chunks(BATCH) {
-            self.alter(ids, |id, known, now| {
+            let ids: Vec<SessionId> = late.map(|session| session.id()).collect();
+            self.alter(&ids, |id, known, now| {
                 let known = known.filter(|_| !self.desk().is_busy_with(id))?;
                 sooner(&known.session, now).map(|steady| Change::of(known, steady))
             })
@@ -470,7 +481,7 @@ impl Inner {
     async fn forget_sessions(&self, before: Timestamp) {
         loop {
             let sessions: Vec<Known> = {
-                let view = self.view();
+                let mut view = self.view();
                 let desk = self.desk();
                 let sessions = view.registry.forgettable(before, BATCH);
                 let idle = sessions.iter().filter(|session| !desk.is_busy_with(session.id()));
@@ -781,8 +792,8 @@ impl Store for JetStreamStore {
     }
 
     async fn sessions(&self) -> Result<Vec<Session>, StoreError> {
-        let sessions = self.inner.view().registry.sessions();
-        Ok(sessions.into_iter().map(Arc::unwrap_or_clone).collect())
+        let sessions = self.inner.in_portions().flatten();
+        Ok(sessions.map(Arc::unwrap_or_clone).collect())
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {

@@ -30,7 +30,7 @@ const ASKED_FOR: Duration = Duration::from_secs(1);
 const AHEAD: Duration = Duration::from_millis(50);
 const TICKS_AT_ONCE: usize = 256;
 /// Sessions looked at in one step of the sweep, under one lock.
-const PORTION: usize = 1_000;
+pub(super) const PORTION: usize = 1_000;
 
 impl Inner {
     /// Keeps the view; tells once it has caught up with what was there at the start.
@@ -261,7 +261,7 @@ impl Inner {
         loop {
             again.tick().await;
             let overdue = {
-                let view = self.view();
+                let mut view = self.view();
                 let now = self.now();
                 if view.registry.census(now).overdue == 0 || !self.nodes().is_first() {
                     continue;

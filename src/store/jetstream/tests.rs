@@ -14,6 +14,7 @@ mod nats {
         OnNats, World, answer, context, entry, id, ids, kinds, lines, patiently,
     };
     use crate::store::jetstream::change::Change;
+    use crate::store::jetstream::nodes::HEARTBEAT_EVERY;
     use crate::store::{
         Context, EventFilter, EventQuery, JetStreamStore, Position, Store, StoreError,
     };
@@ -241,6 +242,31 @@ mod nats {
         b.close().await;
         drop(b);
         patiently(nodes.wait_for(|nodes| *nodes == 1)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn last_words_that_come_late_are_no_sign_of_life() {
+        let w = Shared::begin().await;
+        let client = async_nats::connect(w.home.settings.servers[0].as_str()).await.unwrap();
+        let subject = format!("{}.node.b", w.home.settings.name);
+        let say = async || {
+            client.publish(subject.clone(), "{}".into()).await.unwrap();
+            client.flush().await.unwrap();
+        };
+        say().await;
+        let late = async {
+            tokio::time::sleep(HEARTBEAT_EVERY).await;
+            say().await;
+        };
+        tokio::join!(another(&w, "b", "b"), late);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_name_is_given_to_one_node_at_a_time() {
+        let w = Shared::begin().await;
+        let again = JetStreamStore::open(&w.home.settings, 64, &w.context()).await;
+        let refusal = again.map(|_| ()).unwrap_err().to_string();
+        assert!(refusal.starts_with("another node named a is running"), "{refusal}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,10 +14,11 @@ mod tests;
 mod wal;
 mod writer;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::{mem, thread};
 
 use tokio::sync::watch;
 
@@ -28,8 +29,13 @@ use super::journal::{Journal, Receipt, Write};
 use super::ledger::{Kept, Ledger};
 use super::writer::Place;
 use super::{Context, EventFilter, EventPage, EventQuery, StoreError, WriteFailure};
-use crate::domain::{Record, SessionId};
+use crate::domain::{Record, Session, SessionId};
 use crate::failpoint::Failpoint;
+
+/// Sessions that are handed on together at the start.
+const PORTION: usize = 1_000;
+/// How many portions may wait.
+const PORTIONS: usize = 4;
 
 /// Keeps everything in an SQLite database, which one process at a time may hold.
 ///
@@ -50,12 +56,11 @@ impl SqliteStore {
         let (checked, loaded) = thread::scope(|scope| {
             let check = move || file::refuse_damaged(&connection, path).map(|()| connection);
             let check = scope.spawn(check);
-            let loaded = kept(&reader, context);
+            let loaded = kept(reader, context);
             (check.join(), loaded)
         });
-        let died = |_| StoreError::Failed("the check of the database came to no end".to_owned());
         // What is wrong with the database is also why it can't be read.
-        let (connection, kept) = (checked.map_err(died)??, loaded?);
+        let (connection, (reader, kept)) = (checked.map_err(died)??, loaded?);
         Failpoint::Opened.reached();
         let committed = watch::Sender::new(reader.last_sequence()?);
         let database = Database {
@@ -75,12 +80,36 @@ impl SqliteStore {
     }
 }
 
-fn kept(reader: &Reader, context: &Context) -> Result<Kept, StoreError> {
+/// Takes sessions up while the next are read.
+fn kept(reader: Reader, context: &Context) -> Result<(Reader, Kept), StoreError> {
     let mut kept = Kept::nothing(context);
-    reader.each_session(|session| kept.take_up(session))?;
+    let (portions, read) = mpsc::sync_channel(PORTIONS);
+    let reader = thread::scope(|scope| {
+        let read_all = move || {
+            let mut portion = Vec::with_capacity(PORTION);
+            // They are taken up to the last, whatever becomes of the reader.
+            let send = |portion: &mut Vec<Session>| drop(portions.send(mem::take(portion)));
+            reader.each_session(|session| {
+                portion.push(session);
+                if portion.len() == PORTION {
+                    send(&mut portion);
+                }
+            })?;
+            send(&mut portion);
+            Ok::<_, StoreError>(reader)
+        };
+        let reading = scope.spawn(read_all);
+        read.into_iter().flatten().for_each(|session| kept.take_up(session));
+        reading.join()
+    });
+    let reader = reader.map_err(died)??;
     kept.cursors = reader.cursors()?;
     kept.unavailable = reader.unavailable()?;
-    Ok(kept)
+    Ok((reader, kept))
+}
+
+fn died(_: Box<dyn Any + Send>) -> StoreError {
+    StoreError::Failed("reading the database came to no end".to_owned())
 }
 
 #[derive(Debug)]

@@ -38,14 +38,13 @@ impl Reader {
     /// # Errors
     /// The database can't be read.
     pub fn sessions(&self) -> Result<Vec<Session>, StoreError> {
-        let mut sessions = Vec::new();
-        self.each_session(|session| sessions.push(session))?;
-        Ok(sessions)
+        let mut select = self.prepare("SELECT record FROM session ORDER BY id")?;
+        self.collect(select.query_map([], session))
     }
 
-    /// The same one by one, for whom all of them at once would be too much.
+    /// The same one by one, as they stand in the file, which is read fastest so.
     pub(super) fn each_session(&self, mut take: impl FnMut(Session)) -> Result<(), StoreError> {
-        self.each("SELECT record FROM session ORDER BY id", session, |session| {
+        self.each("SELECT record FROM session", session, |session| {
             take(session);
             Ok(())
         })
