@@ -24,6 +24,8 @@ pub(crate) struct Daemon {
 pub(crate) struct Run {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
+    /// How far `stdout` had come, and when.
+    arrivals: Vec<(usize, Instant)>,
     pub(crate) stderr: String,
     /// From the request to end until the end.
     pub(crate) took: Duration,
@@ -157,12 +159,10 @@ impl Daemon {
         let status = timeout(PATIENCE, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("it does not end\n{}", self.log()));
         let took = asked.elapsed();
-        Run {
-            status: status.expect("an exit status"),
-            stdout: self.stdout.rest().await,
-            stderr: String::from_utf8_lossy(&self.stderr.rest().await).into_owned(),
-            took,
-        }
+        let (stdout, arrivals) = self.stdout.rest().await;
+        let (stderr, _) = self.stderr.rest().await;
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        Run { status: status.expect("an exit status"), stdout, arrivals, stderr, took }
     }
 }
 
@@ -176,6 +176,16 @@ impl Run {
         let text = std::str::from_utf8(stdout).expect("UTF-8");
         assert!(text.is_empty() || text.ends_with('\n'), "the last line is torn: {text}");
         text.lines().map(|line| Event::parse(line).expect("nothing but events")).collect()
+    }
+
+    /// The same, each with when it came out.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (Instant, Event)> {
+        let mut end = 0;
+        self.events().into_iter().map(move |event| {
+            end += event.line.len() + 1;
+            let arrival = self.arrivals.partition_point(|(up_to, _)| *up_to < end);
+            (self.arrivals[arrival].1, event)
+        })
     }
 }
 
@@ -193,17 +203,21 @@ fn events(bytes: &[u8]) -> Vec<Event> {
 /// What comes out of a pipe, read as it comes, so that it never fills up.
 struct Captured {
     bytes: watch::Receiver<Vec<u8>>,
-    reading: JoinHandle<()>,
+    reading: JoinHandle<Vec<(usize, Instant)>>,
 }
 
 impl Captured {
     fn of(mut pipe: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let (sender, bytes) = watch::channel(Vec::new());
         let reading = tokio::spawn(async move {
-            let mut buffer = vec![0; 64 * 1024];
+            let (mut buffer, mut arrivals) = (vec![0; 64 * 1024], Vec::new());
             while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-                sender.send_modify(|bytes| bytes.extend_from_slice(&buffer[..read]));
+                sender.send_modify(|bytes| {
+                    bytes.extend_from_slice(&buffer[..read]);
+                    arrivals.push((bytes.len(), Instant::now()));
+                });
             }
+            arrivals
         });
         Self { bytes, reading }
     }
@@ -213,8 +227,8 @@ impl Captured {
         matches!(timeout(PATIENCE, self.bytes.wait_for(wanted)).await, Ok(Ok(_)))
     }
 
-    async fn rest(self) -> Vec<u8> {
-        self.reading.await.expect("a pipe that is read to its end");
-        self.bytes.borrow().clone()
+    async fn rest(self) -> (Vec<u8>, Vec<(usize, Instant)>) {
+        let arrivals = self.reading.await.expect("a pipe that is read to its end");
+        (self.bytes.borrow().clone(), arrivals)
     }
 }

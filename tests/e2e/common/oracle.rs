@@ -4,13 +4,14 @@
 //! follows which changes a daemon must tell: those that stood when an answer went out to a daemon
 //! that lived to record it. How often it asks is another matter, and this does not depend on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use ibvwatch::clock::{Clock, SystemClock};
 use ibvwatch::domain::{SessionId, Timestamp};
 use ibvwatch::sim::{Change, Endpoint, Happening, Outcome, SessionState, World};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{Event, Run, lines};
 
@@ -24,6 +25,8 @@ const IN_TURN: Duration = Duration::from_secs(5);
 /// Two answers that are no further apart may have been given to two nodes at the same time, one of
 /// which has lost its lease. Only one of them is recorded then.
 const SIDE_BY_SIDE: Duration = Duration::from_millis(1_500);
+/// Pipes of several processes are read apart, on a busy machine.
+const READ_WITHIN: Duration = Duration::from_secs(3);
 /// Requests of a process that was killed may still arrive for so long.
 const AFTERMATH: Duration = Duration::from_millis(250);
 
@@ -96,11 +99,23 @@ impl Deliveries {
     /// Takes in what nodes told that share one log, some of them at the same time.
     pub(crate) fn of_nodes(runs: &[Run]) -> Self {
         let mut all = Self { shared: true, ..Self::default() };
-        for event in runs.iter().flat_map(Run::events) {
+        let mut told: Vec<(Instant, Event)> = runs.iter().flat_map(Run::told).collect();
+        told.sort_by_key(|(at, _)| *at);
+        let mut firsts: HashMap<Option<SessionId>, (Instant, u64)> = HashMap::new();
+        for (at, event) in told {
             all.lines += 1;
-            let line = event.line.clone();
-            let first = all.events.entry(event.sequence()).or_insert(event);
-            assert_eq!(first.line, line, "delivered again, and not the same");
+            let sequence = event.sequence();
+            if all.events.contains_key(&sequence) {
+                assert_eq!(all.events[&sequence].line, event.line, "delivered again, and changed");
+                continue;
+            }
+            let last = firsts.entry(event.session()).or_insert((at, sequence));
+            let before = sequence < last.1 && at > last.0 + READ_WITHIN;
+            assert!(!before, "told after what came later: {}", event.line);
+            if sequence >= last.1 {
+                *last = (at, sequence);
+            }
+            all.events.insert(sequence, event);
         }
         all
     }
