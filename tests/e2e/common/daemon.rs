@@ -148,6 +148,10 @@ impl Daemon {
         run
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a process to be asked about").is_some()
+    }
+
     async fn end(self, signal: Signal) -> Run {
         self.signal(signal);
         self.ended().await

@@ -182,6 +182,19 @@ impl Member {
         self.daemon = Some(node_as(&self.program, home, self.name, Some(&urls)));
     }
 
+    /// Starts it again, as systemd does, where it gave up since no majority of the servers would
+    /// answer it when it began.
+    async fn supervise(&mut self, home: &Home) -> Option<Run> {
+        if !self.daemon.as_mut()?.has_ended() {
+            return None;
+        }
+        let run = self.daemon.take()?.ended().await;
+        assert_eq!(run.status.code(), Some(1), "{}", run.stderr);
+        assert!(!run.stderr.contains("ibvwatch is running"), "{}", run.stderr);
+        self.start(home);
+        Some(run)
+    }
+
     /// Restarts it in good order; what it told until then.
     async fn roll(&mut self, home: &Home) -> Run {
         let run = self.daemon.take().expect("a node that runs").stop().await;
@@ -223,6 +236,7 @@ impl Fault {
                 for member in members {
                     // A node that can't be heard takes what it has with it, and longer.
                     servers.are_whole().await;
+                    runs.extend(member.supervise(home).await);
                     runs.push(member.roll(home).await);
                 }
             }
@@ -298,6 +312,9 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
             (_, 12..=15) => Fault::NodeCutOff(who),
             _ => Fault::ServerCutOff(who),
         };
+        for member in &mut members {
+            runs.extend(member.supervise(&home).await);
+        }
         faults += 1;
         rolled += usize::from(matches!(fault, Fault::NodesRolled | Fault::ServersRolled));
         fault.strike(&home, &mut servers, &mut members, &mut runs).await;
@@ -306,7 +323,12 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
     }
 
     let healed = SystemClock.now().wall;
-    sleep(POLLED_WITHIN).await;
+    while SystemClock.now().wall.since(healed) < POLLED_WITHIN {
+        for member in &mut members {
+            runs.extend(member.supervise(&home).await);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
     for member in members {
         runs.push(member.daemon.expect("a node that runs").stop().await);
     }
