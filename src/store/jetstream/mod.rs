@@ -61,6 +61,7 @@ mod access;
 mod archive;
 mod batch;
 mod change;
+mod files;
 mod link;
 mod log;
 mod nodes;
@@ -73,6 +74,7 @@ mod subjects;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod time;
 mod view;
 mod wire;
 mod writer;

@@ -1,6 +1,6 @@
 //! The store itself: what the trait asks, put to the view, the desk and the stream.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,14 +15,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::batch::Message;
-use super::change::{Change, Stale};
+use super::change::Change;
 use super::link::{Link, Preflight};
 use super::nodes::{Cluster, HEARTBEAT_EVERY, LastMinute, Nodes};
 use super::polls::{ACK_WAIT, Desk, Look, Word};
 use super::settings::Settings;
 use super::sinks::Sink;
-use super::tasks::PORTION;
-use super::view::{Known, View};
+use super::view::View;
 use super::wire::{Api, EventBody, Heartbeat};
 use super::writer::Commit;
 use crate::domain::{
@@ -30,7 +29,6 @@ use crate::domain::{
     Transition,
 };
 use crate::failpoint::Failpoint;
-use crate::store::journal::fingerprint;
 use crate::store::{
     Context, EventFilter, EventPage, EventQuery, Gauges, Lease, SessionPage, SessionQuery, Store,
     StoreError, WriteFailure,
@@ -38,15 +36,7 @@ use crate::store::{
 
 /// The longest sleep: the wall clock may be stepped, and the machine suspended, in the middle
 /// of any.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// Who should have woken within [`LONGEST_SLEEP`] and did not for so long was not merely busy.
-const ASLEEP_FROM: Duration = Duration::from_secs(10);
-/// Sessions decided on at once.
-const BATCH: usize = 10_000;
-/// Timers decided at once: few enough that whoever gives up in between has come further.
-const TIMERS_AT_ONCE: usize = 500;
-/// How long the end of a session waits for a poll of it that another node may have under way.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(25);
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Who was heard so often, at some distance, is alive.
 const LIVES: u32 = 3;
 /// The stream is read at a few thousand messages a second at least.
@@ -101,7 +91,7 @@ struct Measured {
 }
 
 /// What is kept in these locks is whole at every moment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -327,192 +317,6 @@ impl Inner {
             }
         }
     }
-
-    /// While no node ran, deadlines may have passed; such a session is not given up unseen.
-    fn take_up_what_is_over(&self) {
-        let policy = self.policy();
-        let now = self.now();
-        let over = |session: &Session| session.ended().is_none() && session.is_given_up(now);
-        for session in self.in_portions().flatten().filter(|session| over(session)) {
-            let mut session = Session::clone(&session);
-            session.resume(now, &policy, &mut *self.rng());
-            self.view().registry.put(&session, &policy);
-        }
-    }
-
-    /// All sessions, in order of id; the view is free in between.
-    fn in_portions(&self) -> impl Iterator<Item = Vec<Arc<Session>>> {
-        let mut after = None;
-        std::iter::from_fn(move || {
-            let portion = self.view().registry.behind(after, PORTION);
-            after = portion.last().map(|session| session.id()).or(after);
-            (!portion.is_empty()).then_some(portion)
-        })
-    }
-
-    /// The last `session_sequence` of sessions that were forgotten.
-    async fn forgotten(&self, ids: &HashSet<SessionId>) -> HashMap<SessionId, u64> {
-        let subjects: HashMap<String, SessionId> =
-            ids.iter().map(|&id| (self.link.subjects.forgotten(fingerprint(id)), id)).collect();
-        let wanted: Vec<String> = subjects.keys().cloned().collect();
-        let found = self.insist(|| self.link.last_of(&wanted)).await;
-        let last = |body: &[u8]| std::str::from_utf8(body).ok()?.parse().ok();
-        let found = found
-            .iter()
-            .filter_map(|found| Some((*subjects.get(&found.subject)?, last(&found.body)?)));
-        found.collect()
-    }
-
-    /// What a session file's entry makes of a session.
-    fn tracked(
-        &self,
-        entry: &Entry,
-        known: Option<&Known>,
-        forgotten: u64,
-        now: Timestamp,
-    ) -> Option<Change> {
-        let policy = self.policy();
-        let owner = &self.settings.owner;
-        let Some(known) = known else {
-            let Transition { session, events, .. } =
-                Session::track(entry.clone(), forgotten, now, &policy);
-            return Some(Change { session, events, named_by: [owner.clone()].into(), revision: 0 });
-        };
-        if !known.session.is_listed() {
-            let last = known.session.sequence();
-            let begun = Session::track(entry.clone(), last, now, &policy);
-            let change = Change::of(known, begun);
-            return Some(Change { named_by: [owner.clone()].into(), ..change });
-        }
-        let mut named_by = known.named_by.as_ref().clone();
-        let is_new = named_by.insert(owner.clone());
-        // Where two owners say different things of a session, the first by name counts.
-        let counts = named_by.first() == Some(owner);
-        let amended = counts.then(|| known.session.amend(entry.clone(), now, &policy)).flatten();
-        let change = match amended {
-            Some(transition) => Change::of(known, transition),
-            None if is_new => Self::unchanged(known),
-            None => return None,
-        };
-        Some(Change { named_by, ..change })
-    }
-
-    /// The session is named by this node's files no longer; it ends once nobody's name it.
-    fn untracked(&self, known: &Known, now: Timestamp) -> Option<Change> {
-        let mut named_by = known.named_by.as_ref().clone();
-        if !named_by.remove(&self.settings.owner) {
-            return None;
-        }
-        let ended = if named_by.is_empty() { known.session.untrack(now) } else { None };
-        let change = match ended {
-            Some(transition) => Change::of(known, transition),
-            None => Self::unchanged(known),
-        };
-        Some(Change { named_by, ..change })
-    }
-
-    fn unchanged(known: &Known) -> Change {
-        let session = Session::clone(&known.session);
-        Change::of(known, Transition { session, events: Vec::new(), steady: true })
-    }
-
-    /// Those of the sessions whose time has come to be decided. A poll that another node may have
-    /// under way is waited for, but not for ever.
-    async fn ripe(
-        &self,
-        ids: Vec<SessionId>,
-        waited: &mut HashMap<SessionId, Instant>,
-    ) -> Vec<SessionId> {
-        let now = self.now();
-        let policy = self.policy();
-        let (polled, mut ripe): (Vec<SessionId>, Vec<SessionId>) = {
-            let view = self.view();
-            ids.into_iter().partition(|&id| {
-                let wake = view.registry.session(id).and_then(|session| session.wake(&policy));
-                wake.and_then(|wake| wake.poll).is_some_and(|(at, _)| at <= now)
-            })
-        };
-        waited.retain(|id, _| polled.contains(id));
-        if polled.is_empty() {
-            return ripe;
-        }
-        let subjects: Vec<String> = polled.iter().map(|&id| self.link.subjects.due(id)).collect();
-        let out = match (self.polls.get_info().await, self.link.last_of(&subjects).await) {
-            (Ok(info), Ok(ticks)) => {
-                let out = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
-                let ticks = ticks.into_iter().filter(|tick| out.contains(&tick.sequence));
-                ticks.map(|tick| tick.subject).collect::<BTreeSet<String>>()
-            }
-            _ => subjects.iter().cloned().collect(),
-        };
-        for (id, subject) in polled.into_iter().zip(subjects) {
-            let since = *waited.entry(id).or_insert_with(Instant::now);
-            if !out.contains(&subject) || since.elapsed() >= ANSWERED_WITHIN {
-                ripe.push(id);
-            }
-        }
-        ripe
-    }
-
-    /// Takes up a policy that asks for polls sooner; each node does so for all sessions when it is
-    /// told, and the later ones find nothing to do.
-    async fn repace(&self) -> Result<(), StoreError> {
-        let policy = self.policy();
-        let sooner = |known: &Session, now| {
-            let mut session = known.clone();
-            session.repace(now, &policy, &mut *self.rng());
-            let is_sooner = session.schedule().poll_at < known.schedule().poll_at;
-            is_sooner.then_some(Transition { session, events: Vec::new(), steady: true })
-        };
-        for portion in self.in_portions() {
-            let now = self.now();
-            let live = portion.iter().filter(|session| session.ended().is_none());
-            let late = live.filter(|session| sooner(session, now).is_some());
-            let ids: Vec<SessionId> = late.map(|session| session.id()).collect();
-            self.alter(&ids, |id, known, now| {
-                let known = known.filter(|_| !self.desk().is_busy_with(id))?;
-                sooner(&known.session, now).map(|steady| Change::of(known, steady))
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn forget_sessions(&self, before: Timestamp) {
-        loop {
-            let sessions: Vec<Known> = {
-                let mut view = self.view();
-                let desk = self.desk();
-                let sessions = view.registry.forgettable(before, BATCH);
-                let idle = sessions.iter().filter(|session| !desk.is_busy_with(session.id()));
-                idle.filter_map(|session| view.get(session.id())).collect()
-            };
-            if sessions.is_empty() {
-                return;
-            }
-            for known in sessions {
-                self.forget(&known).await;
-            }
-        }
-    }
-
-    async fn forget(&self, known: &Known) {
-        let id = known.session.id();
-        let subjects = &self.link.subjects;
-        let last = known.session.sequence().to_string().into_bytes();
-        let messages = vec![
-            Message::over(subjects.state(id)).after(known.revision),
-            Message::new(subjects.forgotten(fingerprint(id)), last),
-            Message::over(subjects.schedule(id)),
-            Message::over(subjects.due(id)),
-        ];
-        if self.persist(messages).await == Err(Stale) {
-            self.look_again(&[id]).await;
-        } else {
-            self.view().forget(id);
-        }
-        Failpoint::Forgotten.reached();
-    }
 }
 
 impl Gauges for JetStreamStore {
@@ -562,39 +366,11 @@ impl Gauges for JetStreamStore {
 
 impl Store for JetStreamStore {
     async fn track(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        for entries in entries.chunks(BATCH) {
-            // Of several entries of one session, the last counts.
-            let mut entries: HashMap<SessionId, &Entry> =
-                entries.iter().map(|entry| (entry.session_id, entry)).collect();
-            while !entries.is_empty() {
-                let unknown: HashSet<SessionId> = {
-                    let view = inner.view();
-                    entries.keys().copied().filter(|&id| !view.knows(id)).collect()
-                };
-                let forgotten = inner.forgotten(&unknown).await;
-                // Those that were forgotten only after they were known here.
-                let missed = Mutex::new(HashSet::new());
-                let ids: Vec<SessionId> = entries.keys().copied().collect();
-                let track = |id, known: Option<&Known>, now| {
-                    if known.is_none() && !unknown.contains(&id) {
-                        lock(&missed).insert(id);
-                        return None;
-                    }
-                    let last = forgotten.get(&id).copied().unwrap_or(0);
-                    inner.tracked(entries.get(&id)?, known, last, now)
-                };
-                inner.alter(&ids, track).await?;
-                let missed = std::mem::take(&mut *lock(&missed));
-                entries.retain(|id, _| missed.contains(id));
-            }
-        }
-        Ok(())
+        self.inner.track(&entries).await
     }
 
     async fn untrack(&self, ids: Vec<SessionId>) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        inner.alter(&ids, |_, known, now| inner.untracked(known?, now)).await
+        self.inner.untrack(&ids).await
     }
 
     async fn next_due(&self) -> Result<Lease, StoreError> {
@@ -620,55 +396,7 @@ impl Store for JetStreamStore {
     }
 
     async fn keep_time(&self) -> Result<Infallible, StoreError> {
-        let inner = &self.inner;
-        let mut policy = inner.context.policy.clone();
-        policy.mark_unchanged();
-        let mut waited = HashMap::new();
-        // The policy may be another one than before the start.
-        inner.repace().await?;
-        loop {
-            if let Some(step) = inner.context.clock.take_step() {
-                tracing::warn!(
-                    seconds = step.as_seconds(),
-                    "the wall clock was set; due times are the cluster's and stay where they are"
-                );
-            }
-            let now = inner.now();
-            let patience = inner.nodes().patience();
-            let (due, next) = {
-                let view = inner.view();
-                let desk = inner.desk();
-                let due = view.registry.timers_due(now.minus(patience));
-                let due = due.into_iter().filter(|&id| !desk.is_busy_with(id)).take(TIMERS_AT_ONCE);
-                (due.collect::<Vec<_>>(), view.registry.next_timer())
-            };
-            let mut wait = next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
-            if !due.is_empty() {
-                let ripe = inner.ripe(due, &mut waited).await;
-                let policy = inner.policy();
-                let elapse = |_, known: Option<&Known>, now| {
-                    let known = known?;
-                    let transition = known.session.elapse(now, &policy);
-                    (!transition.steady).then(|| Change::of(known, transition))
-                };
-                if !ripe.is_empty() {
-                    inner.alter(&ripe, elapse).await?;
-                    continue;
-                }
-                wait = LONGEST_SLEEP;
-            }
-            // A timer that is left to the nodes before this one is looked at again soon.
-            let wait = wait.max(patience.min(LONGEST_SLEEP));
-            let fell_asleep = inner.context.clock.now().monotonic;
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                Ok(()) = policy.changed() => inner.repace().await?,
-            }
-            let slept = inner.context.clock.now().monotonic.saturating_sub(fell_asleep);
-            if slept > ASLEEP_FROM {
-                tracing::info!("the process or the machine was asleep");
-            }
-        }
+        self.inner.keep_time().await
     }
 
     fn spread_overdue(&self) {
