@@ -128,7 +128,12 @@ pub async fn run(config: Config, control: Control) -> Result<Ending, AppError> {
         return run_on(store, &place, ground, config, control, refresh).await;
     };
     let in_flight = config.limits.max_in_flight;
-    let (store, preflight) = JetStreamStore::open(&settings, in_flight, &context).await?;
+    let (store, preflight) = tokio::select! {
+        biased;
+        // Servers that don't answer keep nobody from stopping.
+        () = control.stop.cancelled() => return Ok(Ending::Stopped),
+        opened = JetStreamStore::open(&settings, in_flight, &context) => opened?,
+    };
     info!(
         node = settings.node,
         server_version = preflight.version,

@@ -105,8 +105,10 @@ impl Desk {
                 }
                 continue;
             }
-            // The deadline has passed: what becomes of that is for time to decide.
+            // The deadline has passed: what becomes of that is for time to decide, which waits for
+            // polls that are under way.
             if known.session.is_given_up(now) {
+                done.push(id);
                 continue;
             }
             let is_final = wake.and_then(|w| w.last_chance).is_some_and(|at| at <= now);

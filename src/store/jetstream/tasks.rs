@@ -28,7 +28,8 @@ const ASKED_FOR: Duration = Duration::from_secs(1);
 /// A tick that waits here is one that no other node can take up, so no more of them are asked for
 /// than are polled within so long.
 const AHEAD: Duration = Duration::from_millis(50);
-const TICKS_AT_ONCE: usize = 256;
+/// Each poll is chosen from among all that wait.
+const TICKS_AT_ONCE: usize = 32;
 /// Sessions looked at in one step of the sweep, under one lock.
 pub(super) const PORTION: usize = 1_000;
 
@@ -174,6 +175,10 @@ impl Inner {
                 }
                 taken += 1;
                 self.desk().take_in(id, reply);
+                if self.is_leaving() {
+                    self.desk().hand_all_back();
+                    continue;
+                }
                 self.spread(id).await;
                 self.changed.notify_waiters();
             }

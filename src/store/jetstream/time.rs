@@ -79,10 +79,13 @@ impl Inner {
         let policy = self.policy();
         let now = self.now();
         let over = |session: &Session| session.ended().is_none() && session.is_given_up(now);
-        for session in self.in_portions().flatten().filter(|session| over(session)) {
+        for id in self.in_portions().flatten().filter(|it| over(it)).map(|it| it.id()) {
+            // Another node may have moved it on meanwhile.
+            let mut view = self.view();
+            let Some(session) = view.registry.session(id).filter(|it| over(it)) else { continue };
             let mut session = Session::clone(&session);
             session.resume(now, &policy, &mut *self.rng());
-            self.view().registry.put(&session, &policy);
+            view.registry.put(&session, &policy);
         }
     }
 
@@ -154,6 +157,7 @@ impl Inner {
                 sooner(&known.session, now).map(|steady| Change::of(known, steady))
             })
             .await?;
+            tokio::task::yield_now().await;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! To the servers a batch is dear, however small it is.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -9,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::batch;
 use super::change::Change;
 use super::store::Inner;
+use crate::domain::SessionId;
 use crate::store::StoreError;
 
 /// Sessions taken into a batch at most; each has two messages at least.
@@ -35,7 +37,8 @@ impl Inner {
         }
     }
 
-    /// What is refused goes again in halves, until whoever is stale stands alone.
+    /// What is refused goes again without those that are known to be stale, and in halves where that
+    /// doesn't help, until whoever is stale stands alone.
     async fn write_group(&self, group: Vec<Commit>) {
         let mut groups = vec![group];
         while let Some(group) = groups.pop() {
@@ -57,13 +60,34 @@ impl Inner {
                         tell(answers, &Err(StoreError::Stale(stale)));
                     }
                     Err(refused) => {
-                        let mut half: Vec<Commit> = refused.into_iter().zip(answers).collect();
-                        groups.push(half.split_off(half.len() / 2));
-                        groups.push(half);
+                        let moved_on = self.moved_on(&refused).await;
+                        let all = refused.into_iter().zip(answers);
+                        let (stale, mut rest): (Vec<Commit>, Vec<Commit>) =
+                            all.partition(|(change, _)| moved_on.contains(&change.session.id()));
+                        if stale.is_empty() {
+                            groups.push(rest.split_off(rest.len() / 2));
+                        }
+                        groups.push(rest);
+                        for (change, answer) in stale {
+                            tell([answer], &Err(StoreError::Stale(change.session.id())));
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Those of the changes' sessions that stand elsewhere than they were decided against. Any
+    /// replica may have answered, so there may be more of them.
+    async fn moved_on(&self, changes: &[Change]) -> HashSet<SessionId> {
+        let state = |change: &Change| self.link.subjects.state(change.session.id());
+        let subjects: Vec<String> = changes.iter().map(state).collect();
+        let found = self.insist(|| self.link.last_of(&subjects)).await;
+        let places: HashMap<String, u64> =
+            found.into_iter().map(|found| (found.subject, found.sequence)).collect();
+        let stands = changes.iter().zip(&subjects).map(|(it, subject)| (it, places.get(subject)));
+        let moved_on = stands.filter(|(it, place)| place.is_some_and(|place| *place > it.revision));
+        moved_on.map(|(change, _)| change.session.id()).collect()
     }
 }
 

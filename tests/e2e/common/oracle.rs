@@ -99,21 +99,24 @@ impl Deliveries {
     /// Takes in what nodes told that share one log, some of them at the same time.
     pub(crate) fn of_nodes(runs: &[Run]) -> Self {
         let mut all = Self { shared: true, ..Self::default() };
-        let mut told: Vec<(Instant, Event)> = runs.iter().flat_map(Run::told).collect();
-        told.sort_by_key(|(at, _)| *at);
-        let mut firsts: HashMap<Option<SessionId>, (Instant, u64)> = HashMap::new();
-        for (at, event) in told {
+        let mut told = Vec::new();
+        for (run, output) in runs.iter().enumerate() {
+            told.extend(output.told().map(|(at, event)| (at, run, event)));
+        }
+        told.sort_by_key(|(at, ..)| *at);
+        let mut firsts: HashMap<Option<SessionId>, (Instant, usize, u64)> = HashMap::new();
+        for (at, run, event) in told {
             all.lines += 1;
             let sequence = event.sequence();
             if all.events.contains_key(&sequence) {
                 assert_eq!(all.events[&sequence].line, event.line, "delivered again, and changed");
                 continue;
             }
-            let last = firsts.entry(event.session()).or_insert((at, sequence));
-            let before = sequence < last.1 && at > last.0 + READ_WITHIN;
-            assert!(!before, "told after what came later: {}", event.line);
-            if sequence >= last.1 {
-                *last = (at, sequence);
+            let last = firsts.entry(event.session()).or_insert((at, run, sequence));
+            let is_later = run == last.1 || at > last.0 + READ_WITHIN;
+            assert!(sequence >= last.2 || !is_later, "told after what came later: {}", event.line);
+            if sequence >= last.2 {
+                *last = (at, run, sequence);
             }
             all.events.insert(sequence, event);
         }

@@ -195,12 +195,16 @@ impl Member {
         Some(run)
     }
 
+    async fn runs(&mut self) {
+        self.daemon.as_mut().expect("a node").logs("ibvwatch is running").await;
+    }
+
     /// Restarts it in good order; what it told until then.
     async fn roll(&mut self, home: &Home) -> Run {
         let run = self.daemon.take().expect("a node that runs").stop().await;
         self.program = own_program();
         self.start(home);
-        self.daemon.as_mut().expect("a node").logs("ibvwatch is running").await;
+        self.runs().await;
         run
     }
 }
@@ -236,7 +240,10 @@ impl Fault {
                 for member in members {
                     // A node that can't be heard takes what it has with it, and longer.
                     servers.are_whole().await;
-                    runs.extend(member.supervise(home).await);
+                    if let Some(gave_up) = member.supervise(home).await {
+                        runs.push(gave_up);
+                        member.runs().await;
+                    }
                     runs.push(member.roll(home).await);
                 }
             }
@@ -295,7 +302,7 @@ async fn nats_faults_at_random_lose_nothing_and_tell_nothing_in_two_ways() {
         members.push(member);
     }
     for member in &mut members {
-        member.daemon.as_mut().expect("a node").logs("ibvwatch is running").await;
+        member.runs().await;
     }
 
     let (mut runs, mut faults, mut rolled): (Vec<Run>, usize, usize) = (Vec::new(), 0, 0);

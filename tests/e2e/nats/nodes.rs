@@ -5,9 +5,10 @@ use std::fs;
 
 use ibvwatch::domain::SessionId;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 use super::server::Server;
-use super::{node, node_with_files, share};
+use super::{node, node_with_files, share, share_at};
 use crate::common::{Daemon, Event, Home, Run, ids_in};
 
 /// Every event of these outputs, once; each must be the same wherever it was told.
@@ -122,6 +123,17 @@ async fn nats_a_name_that_another_node_has_is_refused() {
     assert_eq!(second.status.code(), Some(78), "{}", second.stderr);
     assert!(second.stderr.contains("another node named a is running"), "{}", second.stderr);
     first.stop().await;
+}
+
+#[tokio::test]
+async fn nats_that_does_not_answer_keeps_no_node_from_stopping() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = mute.local_addr().expect("its address").port();
+    let mut home = Home::new().await;
+    share_at(&mut home, &[format!("nats://127.0.0.1:{port}")], 1);
+    let daemon = node(&home, "a", None);
+    let _asked = mute.accept().await.expect("a node that asks");
+    daemon.stop().await;
 }
 
 /// A session file in the directory of a node.
