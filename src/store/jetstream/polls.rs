@@ -84,12 +84,13 @@ impl Desk {
         self.held.is_empty()
     }
 
-    /// Leases the session that is to be polled first; ticks without a poll behind them are done.
+    /// Leases the session that is to be polled first, of those that are alike the one whose tick came
+    /// first; ticks without a poll behind them are done.
     pub(super) fn look(&mut self, view: &View, now: Timestamp, policy: &Policy) -> Look {
-        let mut first: Option<(Urgency, Timestamp, Known)> = None;
+        let mut first: Option<((Urgency, Timestamp, Instant), Known)> = None;
         let mut soonest: Option<Duration> = None;
         let mut done = Vec::new();
-        for &id in self.held.keys().filter(|id| !self.in_flight.contains_key(*id)) {
+        for (&id, tick) in self.held.iter().filter(|(id, _)| !self.in_flight.contains_key(*id)) {
             let known = view.get(id);
             let wake = known.as_ref().and_then(|known| known.session.wake(policy));
             let (Some(known), Some((due_at, _))) = (known, wake.and_then(|wake| wake.poll)) else {
@@ -117,15 +118,15 @@ impl Desk {
                 Phase::Active => Urgency::Active,
                 Phase::Pending | Phase::Quiet | Phase::Failing | Phase::Ended(_) => Urgency::Quiet,
             };
-            let goes_first = first.as_ref().is_none_or(|(u, at, _)| (urgency, due_at) < (*u, *at));
-            if goes_first {
-                first = Some((urgency, due_at, known));
+            let place = (urgency, due_at, tick.since);
+            if first.as_ref().is_none_or(|(first, _)| place < *first) {
+                first = Some((place, known));
             }
         }
         for id in done {
             self.finish(id);
         }
-        let Some((urgency, due_at, Known { session, revision, .. })) = first else {
+        let Some(((urgency, due_at, _), Known { session, revision, .. })) = first else {
             return Look::Nothing(soonest);
         };
         let id = session.id();
