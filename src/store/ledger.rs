@@ -88,7 +88,7 @@ impl Kept {
         let poll_at = session.schedule().poll_at;
         session.resume(self.now, &self.policy, &mut self.rng);
         let unsaved = session.schedule().poll_at != poll_at;
-        self.registry.load(&session, unsaved, &self.policy);
+        self.registry.insert(&session, unsaved, &self.policy);
     }
 }
 

@@ -56,11 +56,6 @@ impl Slot {
 }
 
 impl Registry {
-    /// Takes in a session that the journal holds; `unsaved` if its schedule has moved since.
-    pub(super) fn load(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
-        self.insert(session, unsaved, policy);
-    }
-
     /// Takes in a session as somebody else decided on it, in the place of what was known of it.
     pub(super) fn put(&mut self, session: &Session, policy: &Policy) {
         if let Some((seat, before)) = self.at(session.id()) {
@@ -385,7 +380,8 @@ impl Registry {
         (!steady).then(|| Decision { session: Arc::new(session), events })
     }
 
-    fn insert(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
+    /// Takes in a session that is not known yet; `unsaved` if the journal holds another value of it.
+    pub(super) fn insert(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
         let (id, revision) = (session.id(), self.next_revision());
         let packed = Packed::of(session);
         let slot = Slot { id, session: packed, revision, leased: false, unsaved };

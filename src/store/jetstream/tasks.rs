@@ -30,7 +30,7 @@ const ASKED_FOR: Duration = Duration::from_secs(1);
 const AHEAD: Duration = Duration::from_millis(50);
 /// Each poll is chosen from among all that wait.
 const TICKS_AT_ONCE: usize = 32;
-/// Sessions looked at in one step of the sweep, under one lock.
+/// Sessions looked at in one step, under one lock.
 pub(super) const PORTION: usize = 1_000;
 
 impl Inner {

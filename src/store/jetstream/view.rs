@@ -42,7 +42,7 @@ impl View {
         state: Option<State>,
         policy: &Policy,
     ) -> bool {
-        if self.held.get(&id).is_some_and(|held| held.revision >= revision) {
+        if self.is_past(id, revision) {
             return false;
         }
         match state {
@@ -59,7 +59,7 @@ impl View {
 
     /// Takes in a state's message. That of a change of one's own is known before it comes.
     pub(super) fn read(&mut self, id: SessionId, sequence: u64, body: &[u8], policy: &Policy) {
-        if self.held.get(&id).is_some_and(|held| held.revision >= sequence) {
+        if self.is_past(id, sequence) {
             return;
         }
         if body.is_empty() {
@@ -76,6 +76,11 @@ impl View {
                  ibvwatch may have written it"
             ),
         }
+    }
+
+    /// Whether what stands at that sequence, or something later, is known of the session.
+    fn is_past(&self, id: SessionId, sequence: u64) -> bool {
+        self.held.get(&id).is_some_and(|held| held.revision >= sequence)
     }
 
     pub(super) fn forget(&mut self, id: SessionId) {
