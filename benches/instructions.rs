@@ -91,7 +91,7 @@ fn pack(session: Session) -> (Packed, Session) {
 #[library_benchmark(config = baseline(2_650))]
 #[bench::four_resources(Packed::of(&observed("REQUIRED").0))]
 fn unpack(packed: Packed) -> (Session, Packed) {
-    (black_box(&packed).unpack(session_id(1)), packed)
+    (black_box(&packed).unpack(session_id(1), None), packed)
 }
 
 fn wake(at: Timestamp) -> Wake {

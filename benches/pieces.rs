@@ -83,7 +83,7 @@ fn pack(bencher: Bencher<'_, '_>) {
 fn unpack(bencher: Bencher<'_, '_>) {
     let session = observed();
     let packed = Packed::of(&session);
-    bencher.bench(|| black_box(&packed).unpack(session.id()));
+    bencher.bench(|| black_box(&packed).unpack(session.id(), None));
 }
 
 /// A million sessions, one of which is taken out and put in again.

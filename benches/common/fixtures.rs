@@ -34,8 +34,8 @@ pub(crate) fn answer(id: SessionId, first: &str) -> Observation {
         let state = if n == 0 { first } else { "REQUIRED" };
         Listed::new(Some(kind), Some(&resource_id(id, n)), Some(state))
     };
-    let resources = KINDS.iter().enumerate().map(resource).collect();
-    Observation::Configuration(Snapshot { ttl: Some(MONTH), resources })
+    let resources: Vec<_> = KINDS.iter().enumerate().map(resource).collect();
+    Observation::Configuration(Snapshot { ttl: Some(MONTH), listing: resources.into() })
 }
 
 /// Each of a session's resources has the session's id, but for one digit.

@@ -98,7 +98,7 @@ impl Home {
 /// A daemon at work. Dropped, it is killed.
 pub(crate) struct Daemon {
     pub(crate) child: Child,
-    log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 impl Daemon {

@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "what is measured is printed")]
 
+mod allocations;
 mod api;
 mod bare;
 mod cluster;
@@ -37,8 +38,9 @@ struct Part {
 }
 
 /// In the order in which they are measured.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     Part { name: "polls", run: polls },
+    Part { name: "allocations", run: allocations::count },
     Part { name: "peers", run: compare },
     Part { name: "commits", run: commits },
     Part { name: "syncs", run: syncs },
@@ -121,15 +123,32 @@ fn configure(home: &Home, api: &Api, bearer: bool, interval: &str) {
 
 /// A daemon that is polling, and the API that it asks.
 fn polling(tls: bool, bearer: bool, sessions: u64, interval: &str) -> (Home, Api, Daemon) {
+    polling_below(&[], tls, bearer, sessions, interval)
+}
+
+/// The same, started by another program if one is given.
+fn polling_below(
+    program: &[&str],
+    tls: bool,
+    bearer: bool,
+    sessions: u64,
+    interval: &str,
+) -> (Home, Api, Daemon) {
     let home = home(sessions);
     let api = Api::start(&home.path("."), tls);
     configure(&home, &api, bearer, interval);
-    let mut daemon = home.start(&[]);
+    let mut daemon = home.start(program);
     daemon.tracks(to_usize(sessions));
     while api.requests() < 3 * sessions / 2 {
         pause(Duration::from_millis(50));
     }
     (home, api, daemon)
+}
+
+fn kind(tls: bool, bearer: bool) -> String {
+    let (transport, auth) =
+        (if tls { "TLS" } else { "HTTP" }, if bearer { "bearer" } else { "signed" });
+    format!("{transport} {auth}")
 }
 
 /// CPU and switches a poll, at some 333 polls a second and at as many as it can make; and the same
@@ -163,11 +182,7 @@ fn polls(scale: &Scale) {
                 let each = |seconds: f64| seconds / took.polls * 1e6;
                 let (cpu, user, system) = (each(took.cpu()), each(took.user), each(took.system));
                 let limit = if bearer { bare } else { bare + signature };
-                let name = format!(
-                    "{} {}, {load}",
-                    if tls { "TLS" } else { "HTTP" },
-                    if bearer { "bearer" } else { "signed" }
-                );
+                let name = format!("{}, {load}", kind(tls, bearer));
                 println!(
                     "{name:<24} {:>8.0} {cpu:>8.0} {user:>8.0} {system:>8.0} {:>8.1} {:>9} {limit:>8.0} {:>8.2}",
                     took.polls_per_second(),

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use procfs::process::Process;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stage::{Daemon, pause};
 
@@ -111,6 +112,15 @@ impl Daemon {
 
     pub(crate) fn memory(&self) -> (f64, f64) {
         memory_of(self.child.id())
+    }
+
+    /// Stops it as a service manager does; gives what it has logged until its end.
+    pub(crate) fn stop(mut self) -> String {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a process");
+        let status = self.child.wait().expect("a status");
+        let logged = std::fs::read_to_string(&self.log).expect("a log");
+        assert!(status.success(), "{status}: {logged}");
+        logged
     }
 }
 

@@ -7,7 +7,7 @@ use super::failure::SUCCESS;
 use super::table::{Cell, Table, printable_json, state_style, terminal_width};
 use super::{ConfigFiles, Failure, runtime};
 use crate::clock::SystemClock;
-use crate::domain::{Observation, SessionId, Snapshot};
+use crate::domain::{Listed, Observation, SessionId, Snapshot};
 use crate::view::span;
 use crate::yoti::SessionApi;
 
@@ -43,9 +43,13 @@ impl Poll {
     }
 }
 
+/// Nothing is known of the session that would leave anything unread.
+fn listed(snapshot: &Snapshot) -> &[Listed] {
+    snapshot.listing.resources().unwrap_or_default()
+}
+
 fn json(id: SessionId, snapshot: &Snapshot) -> serde_json::Value {
-    let resources: Vec<_> = snapshot
-        .resources
+    let resources: Vec<_> = listed(snapshot)
         .iter()
         .map(|r| serde_json::json!({ "type": r.kind, "id": r.id, "state": r.state }))
         .collect();
@@ -59,7 +63,7 @@ fn write(out: &mut impl Write, id: SessionId, snapshot: &Snapshot) -> std::io::R
         None => writeln!(out, "{id} (the API does not say when it expires)")?,
     }
     let mut table = Table::new(&["STATE", "TYPE", "ID"]);
-    for listed in &snapshot.resources {
+    for listed in listed(snapshot) {
         table.row(vec![
             Cell::styled(listed.state.as_str(), state_style(&listed.state)),
             (&*listed.kind).into(),

@@ -176,8 +176,9 @@ mod tests {
     }
 
     fn listing(states: &[&str]) -> Observation {
-        let resources = states.iter().map(|state| Listed::new(None, None, Some(state))).collect();
-        Observation::Configuration(Snapshot { ttl: None, resources })
+        let resources: Vec<_> =
+            states.iter().map(|state| Listed::new(None, None, Some(state))).collect();
+        Observation::Configuration(Snapshot { ttl: None, listing: resources.into() })
     }
 
     fn failing(session: &Session) -> Session {

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -39,7 +40,50 @@ pub struct Snapshot {
     /// `client_session_token_ttl`, the time remaining; zero where the API says zero or less,
     /// `None` where it doesn't say.
     pub ttl: Option<Duration>,
-    pub resources: Vec<Listed>,
+    pub listing: Listing,
+}
+
+/// The resources that an answer lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listing {
+    Read {
+        resources: Vec<Listed>,
+        /// By which an answer that lists the same can be known again.
+        digest: Option<Digest>,
+    },
+    /// Those of the answer before: this one has the digest that the session has kept.
+    Same,
+}
+
+impl Listing {
+    /// What was read.
+    #[must_use]
+    pub fn resources(&self) -> Option<&[Listed]> {
+        match self {
+            Self::Read { resources, .. } => Some(resources),
+            Self::Same => None,
+        }
+    }
+}
+
+impl From<Vec<Listed>> for Listing {
+    fn from(resources: Vec<Listed>) -> Self {
+        Self::Read { resources, digest: None }
+    }
+}
+
+/// Stands for what an answer says beside the time remaining. That another answer about the session
+/// has the same by chance happens once in 2^47. Means nothing outside of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest(NonZeroU8, [u8; 5]);
+
+impl Digest {
+    /// Takes what it needs of a hash whose every bit is as good as any other.
+    #[must_use]
+    pub const fn of(hash: u64) -> Self {
+        let [first, rest @ .., _, _] = hash.to_be_bytes();
+        Self(NonZeroU8::MIN.saturating_add(first), rest)
+    }
 }
 
 /// What went wrong with a poll, fit to be shown, logged and put into an event.

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use super::event::{Detail, EndReason, Event};
 use super::id::SessionId;
 use super::labels::Labels;
-use super::observation::{Observation, Problem};
+use super::observation::{Digest, Listing, Observation, Problem};
 use super::policy::Policy;
-use super::resource::{self, Progress, Resource, ResourceState};
+use super::resource::{Progress, Resource, ResourceState};
 use super::schedule::{Urgency, jittered};
 use super::time::Timestamp;
 use decision::{Blame, Decision, Verdict};
@@ -100,6 +100,9 @@ pub struct Schedule {
     pub failing_since: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_problem: Option<Problem>,
+    /// Of the answer whose resources the session has.
+    #[serde(skip)]
+    digest: Option<Digest>,
     /// Until when a session is still polled whose deadline passed while nobody looked.
     #[serde(skip)]
     overtime: Option<Timestamp>,
@@ -216,6 +219,7 @@ impl Session {
                 strikes: 0,
                 failing_since: None,
                 last_problem: None,
+                digest: None,
                 overtime: None,
             },
         };
@@ -266,9 +270,12 @@ impl Session {
         match observation {
             Observation::NotReady(_) | Observation::NotFound(_) => true,
             Observation::Configuration(snapshot) => {
-                let complete = |r: &resource::Listed| r.state == ResourceState::Complete;
-                let done = snapshot.resources.iter().all(complete) && !self.life.told.completed;
-                done || snapshot.ttl == Some(Duration::ZERO)
+                let complete = |state: &ResourceState| *state == ResourceState::Complete;
+                let done = match &snapshot.listing {
+                    Listing::Read { resources, .. } => resources.iter().all(|r| complete(&r.state)),
+                    Listing::Same => self.life.resources.iter().all(|r| complete(&r.state)),
+                };
+                done && !self.life.told.completed || snapshot.ttl == Some(Duration::ZERO)
             }
             Observation::Ongoing
             | Observation::Completed
@@ -375,6 +382,12 @@ impl Session {
     #[must_use]
     pub const fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// Of the answer whose resources it has, if it was read since the process began.
+    #[must_use]
+    pub const fn digest(&self) -> Option<Digest> {
+        self.schedule.digest
     }
 
     #[must_use]

@@ -101,8 +101,8 @@ impl Said {
         };
         let seconds = |wait: &Option<u32>| wait.map(|wait| Duration::from_secs(wait.into()));
         let configuration = |ttl, listed: &[Item]| {
-            let resources = listed.iter().take(12).map(Item::listed).collect();
-            Observation::Configuration(Snapshot { ttl, resources })
+            let resources: Vec<_> = listed.iter().take(12).map(Item::listed).collect();
+            Observation::Configuration(Snapshot { ttl, listing: resources.into() })
         };
         match self {
             Self::Configuration { ttl, listed } => configuration(seconds(ttl), listed),
@@ -261,7 +261,8 @@ impl Run {
         assert_eq!(has(EventKind::SessionPollRecovered), was_failing && obliged.recovered);
         assert_eq!(has(EventKind::SessionCompleted), obliged.completed, "{told:?}");
         if let Observation::Configuration(snapshot) = &observation {
-            sees(&snapshot.resources, &before, was_observed, &transition.events);
+            let listed = snapshot.listing.resources().expect("what was read");
+            sees(listed, &before, was_observed, &transition.events);
         }
         let ended = transition.session.ended().map(|(reason, _)| reason);
         if let Some(reason) = obliged.end {

@@ -124,7 +124,7 @@ impl Diary {
             }
         }
         if let Observation::Configuration(snapshot) = observation {
-            for listed in &snapshot.resources {
+            for listed in snapshot.listing.resources().unwrap_or_default() {
                 if let ResourceState::Other(state) = &listed.state
                     && noted.states.len() < STATES_NOTED
                     && noted.states.insert(state.clone())

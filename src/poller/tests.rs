@@ -166,7 +166,7 @@ fn limits() -> Limits {
 fn good() -> Observation {
     let listed = Listed::new(Some("ID_DOCUMENT"), Some("one"), Some("REQUIRED"));
     let ttl = Some(Duration::from_secs(30 * 86_400));
-    Observation::Configuration(Snapshot { ttl, resources: vec![listed] })
+    Observation::Configuration(Snapshot { ttl, listing: vec![listed].into() })
 }
 
 fn problem(kind: ProblemKind) -> Problem {
@@ -280,7 +280,7 @@ async fn a_deadline_ends_a_session_even_while_no_poll_may_go_out() {
     let world = World::start(limits(), Policy::default());
     let ttl = Some(30 * MINUTE);
     let listed = Listed::new(Some("ID_DOCUMENT"), Some("one"), Some("REQUIRED"));
-    world.api.tell(Observation::Configuration(Snapshot { ttl, resources: vec![listed] }));
+    world.api.tell(Observation::Configuration(Snapshot { ttl, listing: vec![listed].into() }));
     world.track(3).await;
     sleep(SECOND).await;
     world.api.tell(limited(3_600));

@@ -1,5 +1,6 @@
 //! The API: answers by the truth, unless something is wrong with it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::sleep;
 use super::plan::{At, SECOND, Trouble};
 use super::truth::problem;
 use super::world::World;
-use crate::domain::{Observation, ProblemKind, SessionId};
+use crate::domain::{Digest, Listed, Listing, Observation, ProblemKind, SessionId, Snapshot};
 use crate::yoti::SessionApi;
 
 #[derive(Clone)]
@@ -29,10 +30,18 @@ pub(super) struct Fate {
 
 impl SessionApi for Api {
     async fn configuration(&self, id: SessionId) -> Observation {
+        self.configuration_beside(id, None).await
+    }
+
+    async fn configuration_beside(&self, id: SessionId, known: Option<Digest>) -> Observation {
         self.0.pass("ask").await;
         self.0.asked(id);
         let observation = self.answer(id, true).await;
         self.0.answered(id, &observation);
+        let observation = beside(observation, known);
+        if let Observation::Configuration(Snapshot { listing: Listing::Same, .. }) = observation {
+            self.0.state().cover("answer known again");
+        }
         observation
     }
 
@@ -57,6 +66,22 @@ impl Api {
         self.0.pass("answer").await;
         observation
     }
+}
+
+/// Leaves out what is known already.
+fn beside(observation: Observation, known: Option<Digest>) -> Observation {
+    let Observation::Configuration(Snapshot { ttl, listing: Listing::Read { resources, .. } }) =
+        observation
+    else {
+        return observation;
+    };
+    let mut hasher = DefaultHasher::new();
+    for Listed { kind, id, state } in &resources {
+        (kind, id, state).hash(&mut hasher);
+    }
+    let digest = Some(Digest::of(hasher.finish()));
+    let listing = if digest == known { Listing::Same } else { Listing::Read { resources, digest } };
+    Observation::Configuration(Snapshot { ttl, listing })
 }
 
 /// What comes back where nothing but that is wrong.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::plan::At;
 use crate::domain::{
-    Detail, EndReason, Entry, Event, EventKind, Observation, Policy, ResourceKey, Session,
-    Snapshot, Step, Timestamp, Transition, Urgency,
+    Detail, EndReason, Entry, Event, EventKind, Listed, Listing, Observation, Policy, ResourceKey,
+    Session, Snapshot, Step, Timestamp, Transition, Urgency,
 };
 use crate::fuzzing::model::{self, Obliged, kinds, sees};
 
@@ -32,6 +32,11 @@ pub(super) struct Book {
     pub(super) asked: Option<At>,
     pub(super) begun: At,
     pub(super) amended: At,
+}
+
+/// What the truth lists, of which nothing was left out yet.
+fn listed(listing: &Listing) -> &[Listed] {
+    listing.resources().expect("the whole truth")
 }
 
 /// A session that was handed out, on its way to a decision.
@@ -184,8 +189,8 @@ impl Poll {
         };
         match observation {
             Observation::NotReady(_) | Observation::NotFound(_) => true,
-            Observation::Configuration(Snapshot { ttl, resources }) => {
-                let complete = resources.iter().all(|r| r.state.as_str() == "COMPLETE");
+            Observation::Configuration(Snapshot { ttl, listing }) => {
+                let complete = listed(listing).iter().all(|r| r.state.as_str() == "COMPLETE");
                 complete && !self.book.session.completed || ttl.is_some_and(|ttl| ttl.is_zero())
             }
             Observation::Ongoing
@@ -229,7 +234,7 @@ impl Poll {
         assert_eq!(has(EventKind::SessionCompleted), obliged.completed, "{told:?}");
         let mut after = Book { session: heard, ..self.book.clone() };
         if let Observation::Configuration(snapshot) = observation {
-            sees(&snapshot.resources, &before.resources, before.observed, events);
+            sees(listed(&snapshot.listing), &before.resources, before.observed, events);
             if let Some(ttl) = snapshot.ttl.filter(|ttl| !ttl.is_zero()) {
                 let deadline = now.plus(ttl).floor_seconds();
                 if !before.observed || deadline.distance(after.deadline) > SAME_DEADLINE {

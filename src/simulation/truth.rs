@@ -145,7 +145,7 @@ impl Truth {
             _ => Some(whole),
         };
         let resources = self.listed(at.saturating_sub(old), rng);
-        Observation::Configuration(Snapshot { ttl, resources })
+        Observation::Configuration(Snapshot { ttl, listing: resources.into() })
     }
 
     /// Type, id and state of all that is listed for good, in order; none where nothing need be.

@@ -326,7 +326,7 @@ pub(super) fn entry(n: u16) -> Entry {
 /// An answer with one document in that state, which leaves the deadline where it was assumed.
 pub(super) fn answer(state: &str) -> Observation {
     let resources = vec![Listed::new(Some("ID_DOCUMENT"), Some("d1"), Some(state))];
-    Observation::Configuration(Snapshot { ttl: None, resources })
+    Observation::Configuration(Snapshot { ttl: None, listing: resources.into() })
 }
 
 pub(super) fn kinds(events: &[Record]) -> Vec<&str> {

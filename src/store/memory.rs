@@ -187,7 +187,7 @@ mod tests {
         let lease = store.next_due().await.unwrap();
         let now = clock.now().wall;
         let transition = lease.session.observe(
-            Observation::Configuration(Snapshot { ttl: None, resources: Vec::new() }),
+            Observation::Configuration(Snapshot { ttl: None, listing: Vec::new().into() }),
             None,
             Exchange { sent: now, arrived: now, outage: false },
             &policy.borrow().clone(),
@@ -223,7 +223,8 @@ mod tests {
             let lease = store.next_due().await.unwrap();
             let now = clock.now().wall;
             assert_eq!((lease.session.id(), now), (id(1), Timestamp::from_millis(n * 300_000)));
-            let quiet = Observation::Configuration(Snapshot { ttl: None, resources: Vec::new() });
+            let quiet =
+                Observation::Configuration(Snapshot { ttl: None, listing: Vec::new().into() });
             let transition = lease.session.observe(
                 quiet,
                 None,

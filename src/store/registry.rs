@@ -16,8 +16,8 @@ use super::journal::Decision;
 use super::query::Prepared;
 use super::{Lease, StoreError};
 use crate::domain::{
-    Census, DueQueue, Entry, Packed, Policy, Seat, Session, SessionId, Step, Tally, Timestamp,
-    Transition,
+    Census, Digest, DueQueue, Entry, Packed, Policy, Seat, Session, SessionId, Step, Tally,
+    Timestamp, Transition,
 };
 
 #[derive(Debug, Default)]
@@ -44,6 +44,7 @@ struct Slot {
     id: SessionId,
     session: Packed,
     revision: u64,
+    digest: Option<Digest>,
     leased: bool,
     /// Whether the session is another than the journal's.
     unsaved: bool,
@@ -51,7 +52,7 @@ struct Slot {
 
 impl Slot {
     fn session(&self) -> Session {
-        self.session.unpack(self.id)
+        self.session.unpack(self.id, self.digest)
     }
 }
 
@@ -384,7 +385,8 @@ impl Registry {
     pub(super) fn insert(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
         let (id, revision) = (session.id(), self.next_revision());
         let packed = Packed::of(session);
-        let slot = Slot { id, session: packed, revision, leased: false, unsaved };
+        let digest = session.digest();
+        let slot = Slot { id, session: packed, revision, digest, leased: false, unsaved };
         // Memory for more sessions than that would be needed, a hundred bytes for each.
         let seat = u32::try_from(self.slots.insert(slot)).map(Seat).expect("four billion sessions");
         self.fresh.insert(id, seat);
@@ -405,6 +407,7 @@ impl Registry {
         let slot = &mut self.slots[seat.0 as usize];
         slot.session.replace(after, &mut self.scratch);
         slot.revision = revision;
+        slot.digest = after.digest();
         slot.unsaved = unsaved;
         self.tally.remove(before);
         self.tally.add(after);

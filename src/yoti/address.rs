@@ -17,6 +17,7 @@ use crate::domain::SessionId;
 pub struct BaseUrl {
     /// Normalised, without a slash at its end.
     text: String,
+    url: Url,
     origin: Origin,
 }
 
@@ -58,8 +59,10 @@ impl BaseUrl {
     /// # Errors
     /// [`InvalidUrl`], whose text says what is wrong and what to write.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
-        let (url, origin) = parse(text, Self::EXAMPLE)?;
-        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), origin })
+        let (mut url, origin) = parse(text, Self::EXAMPLE)?;
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), url, origin })
     }
 
     /// Host and, where it isn't the usual one, port.
@@ -75,14 +78,24 @@ impl BaseUrl {
     /// The base URL followed by that path and query, which come out as they went in or not at all.
     pub(super) fn join(&self, path_and_query: &str) -> Option<Url> {
         let text = format!("{}{path_and_query}", self.text);
-        Url::parse(&text).ok().filter(|url| url.as_str() == text)
+        let own_path = self.url.path().trim_end_matches('/');
+        let path_and_query = &text[self.text.len() - own_path.len()..];
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        // Its host need not be read again.
+        let mut url = self.url.clone();
+        url.set_path(path);
+        url.set_query(query);
+        (url.as_str() == text).then_some(url)
     }
 }
 
 /// Yoti's production API.
 impl Default for BaseUrl {
     fn default() -> Self {
-        Self { text: Self::EXAMPLE.to_owned(), origin: Origin::https("api.yoti.com") }
+        Self::parse(Self::EXAMPLE).expect("a URL")
     }
 }
 

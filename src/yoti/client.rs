@@ -8,19 +8,20 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::domain::{Observation, ProblemKind, SessionId};
+use crate::domain::{Digest, Observation, ProblemKind, SessionId, Snapshot};
 
 use super::SessionApi;
 use super::address::{BaseUrl, Origin, SessionPath};
 use super::answer::unsent;
 use super::auth::{Access, Auth, Authorized, Target};
+use super::digest::Digester;
 use super::server::{Answer, Body, ClientError, Server};
 use super::state_scan::StateScan;
 use super::text;
 use super::token_endpoint::TokenEndpoint;
 use super::tokens::Tokens;
 use super::transport::{AtomicTimeout, Route};
-use super::wire::{self, Unreadable};
+use super::wire::Unreadable;
 
 /// What a client is made from.
 #[derive(Debug)]
@@ -52,6 +53,7 @@ pub struct Client {
     configuration_path: SessionPath,
     session_path: Option<SessionPath>,
     access: Access,
+    digester: Digester,
     max_response_size: u64,
     clock: Arc<dyn Clock>,
     server_ahead_seconds: AtomicI64,
@@ -87,6 +89,7 @@ impl Client {
             configuration_path: settings.configuration_path,
             session_path: settings.session_path,
             access,
+            digester: Digester::default(),
             max_response_size: settings.max_response_size,
             clock,
             server_ahead_seconds: AtomicI64::new(UNKNOWN),
@@ -166,8 +169,13 @@ impl Client {
 
 impl SessionApi for Client {
     async fn configuration(&self, id: SessionId) -> Observation {
+        self.configuration_beside(id, None).await
+    }
+
+    async fn configuration_beside(&self, id: SessionId, known: Option<Digest>) -> Observation {
+        let read = |body: &[u8]| self.digester.read(body, id, known);
         match self.ask(&self.configuration_path, id).await {
-            Ok(answer) => answer.configuration(id, self.max_response_size).await,
+            Ok(answer) => answer.configuration(self.max_response_size, read).await,
             Err(observation) => observation,
         }
     }
@@ -192,9 +200,13 @@ impl fmt::Debug for Client {
 
 /// What a good answer says.
 impl Answer<'_> {
-    async fn configuration(mut self, id: SessionId, largest: u64) -> Observation {
-        match self.body(largest).await {
-            Ok(Body::Whole(body)) => wire::configuration(&body, id)
+    async fn configuration(
+        mut self,
+        largest: u64,
+        read: impl Fn(&[u8]) -> Result<Snapshot, Unreadable>,
+    ) -> Observation {
+        match self.body::<Vec<u8>>(largest).await {
+            Ok(Body::Whole(body)) => read(&body)
                 .map_or_else(|error| self.head.malformed(&error), Observation::Configuration),
             Ok(Body::TooLarge) => Observation::Malformed(self.head.problem(
                 ProblemKind::Malformed,

@@ -17,9 +17,9 @@ use crate::domain::{Observation, Policy, Problem, SessionId, Snapshot, Timestamp
 pub(crate) fn api_body(data: &[u8]) {
     let (&chunk, body) = data.split_first().unwrap_or((&0, &[]));
     let asked = SessionId::from_bytes([7; 16]);
-    if let Ok(snapshot) = wire::configuration(body, asked) {
-        assert!(snapshot.resources.len() <= 100, "{} resources", snapshot.resources.len());
-        for listed in &snapshot.resources {
+    if let Ok(read) = wire::configuration(body, asked) {
+        assert!(read.resources.len() <= 100, "{} resources", read.resources.len());
+        for listed in &read.resources {
             let longest = [listed.kind.len(), listed.id.len(), listed.state.as_str().len()];
             assert!(longest.iter().all(|&bytes| bytes <= 256), "{listed:?}");
         }
@@ -42,7 +42,7 @@ pub(crate) fn api_body(data: &[u8]) {
 }
 
 pub(crate) fn configuration(body: &[u8], id: SessionId) -> Option<Snapshot> {
-    wire::configuration(body, id).ok()
+    wire::configuration(body, id).ok().map(|read| read.snapshot(None))
 }
 
 fn scanned<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {

@@ -8,7 +8,7 @@
 //! In reading order: where the API is (`address`), how a request is signed (`key`, `sign`) or
 //! gets an access token (`bearer`, `token_endpoint`, `tokens`), which of the two it is (`auth`),
 //! the request itself (`client`, `server`), and what its outcome means (`wire` for a good
-//! configuration, `state_scan` for a good session, `answer` for any other answer, `transport`
+//! configuration, `digest` for one that is the same again, `state_scan` for a good session, `answer` for any other answer, `transport`
 //! for none).
 
 mod address;
@@ -16,6 +16,7 @@ mod answer;
 mod auth;
 mod bearer;
 mod client;
+mod digest;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod key;
@@ -31,7 +32,7 @@ mod wire;
 
 use std::future::Future;
 
-use crate::domain::{Observation, SessionId};
+use crate::domain::{Digest, Observation, SessionId};
 
 pub use address::{BaseUrl, InvalidSessionPath, InvalidUrl, SessionPath, TokenUrl};
 pub use auth::Auth;
@@ -46,6 +47,16 @@ pub use sign::{InvalidSdkId, Signer};
 pub trait SessionApi: Send + Sync + 'static {
     /// Asks for the session's configuration: its resources, and the time it has left.
     fn configuration(&self, id: SessionId) -> impl Future<Output = Observation> + Send;
+
+    /// The same; an answer with the digest that is known already need not be read again.
+    fn configuration_beside(
+        &self,
+        id: SessionId,
+        known: Option<Digest>,
+    ) -> impl Future<Output = Observation> + Send {
+        let _ = known;
+        self.configuration(id)
+    }
 
     /// Asks whether the session goes on, is completed, or has expired.
     fn session_state(&self, id: SessionId) -> impl Future<Output = Observation> + Send;

@@ -8,7 +8,6 @@ use http::header::ACCEPT;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, RequestBuilder, Response};
 use tokio::time::{Instant, timeout_at};
-use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::Observation;
@@ -82,26 +81,30 @@ pub(super) struct Answer<'a> {
     route: &'a Route,
 }
 
-/// It is overwritten when dropped: it may hold an access token.
-pub(super) enum Body {
-    Whole(Zeroizing<Vec<u8>>),
+/// `B` is one that is overwritten when dropped where there is a secret in it.
+pub(super) enum Body<B> {
+    Whole(B),
     TooLarge,
 }
 
 impl Answer<'_> {
-    pub(super) async fn body(&mut self, largest: u64) -> Result<Body, Failure> {
+    pub(super) async fn body<B>(&mut self, largest: u64) -> Result<Body<B>, Failure>
+    where
+        B: Default + AsMut<Vec<u8>>,
+    {
         let length = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
         if self.response.content_length().is_some_and(|announced| announced > largest) {
             return Ok(Body::TooLarge);
         }
-        let mut body = Zeroizing::new(Vec::new());
+        let mut whole = B::default();
         while let Some(chunk) = self.chunk().await? {
+            let body = whole.as_mut();
             if length(body.len()).saturating_add(length(chunk.len())) > largest {
                 return Ok(Body::TooLarge);
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Body::Whole(body))
+        Ok(Body::Whole(whole))
     }
 
     /// As much of a refusal's body as comes: the status has the meaning already.

@@ -9,6 +9,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::{Observation, Problem, ProblemKind};
@@ -73,7 +74,7 @@ struct TokenBody<'a> {
 }
 
 async fn grant_in(mut answer: Answer<'_>) -> Result<Grant, Observation> {
-    let read = match answer.body(LARGEST).await {
+    let read = match answer.body::<Zeroizing<Vec<u8>>>(LARGEST).await {
         Ok(Body::Whole(body)) => grant(&body),
         Ok(Body::TooLarge) => Err("is larger than any token"),
         Err(failure) => return Err(answer.broken(failure)),

@@ -16,7 +16,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use crate::domain::{Listed, SessionId, Snapshot};
+use crate::domain::{Digest, Listed, Listing, SessionId, Snapshot};
 
 use super::text;
 
@@ -74,16 +74,33 @@ impl Default for Resources {
     }
 }
 
+/// A configuration that was read.
+pub(super) struct Read<'a> {
+    ttl: Option<&'a RawValue>,
+    pub(super) resources: Vec<Listed>,
+}
+
+impl<'a> Read<'a> {
+    /// The time remaining as the body has it.
+    pub(super) fn seconds(&self) -> Option<&'a str> {
+        self.ttl.map(RawValue::get)
+    }
+
+    pub(super) fn snapshot(self, digest: Option<Digest>) -> Snapshot {
+        let listing = Listing::Read { resources: self.resources, digest };
+        Snapshot { ttl: self.ttl.and_then(seconds), listing }
+    }
+}
+
 /// Reads the configuration of the session that was asked about.
-pub(super) fn configuration(body: &[u8], asked: SessionId) -> Result<Snapshot, Unreadable> {
+pub(super) fn configuration(body: &[u8], asked: SessionId) -> Result<Read<'_>, Unreadable> {
     let body: Configuration = object(body)?;
     let id = body.session_id.and_then(as_text).ok_or(Unreadable::NoSessionId)?;
     let id: SessionId = id.parse().map_err(|_| Unreadable::OddSessionId)?;
     if id != asked {
         return Err(Unreadable::OtherSession(id));
     }
-    let ttl = body.client_session_token_ttl.and_then(seconds);
-    Ok(Snapshot { ttl, resources: body.capture.0? })
+    Ok(Read { ttl: body.client_session_token_ttl, resources: body.capture.0? })
 }
 
 fn capture<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Resources, D::Error> {
@@ -390,7 +407,7 @@ mod tests {
     const ID: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
 
     fn read(body: &str) -> Result<Snapshot, Unreadable> {
-        configuration(body.as_bytes(), ID.parse().unwrap())
+        configuration(body.as_bytes(), ID.parse().unwrap()).map(|read| read.snapshot(None))
     }
 
     fn with(rest: &str) -> Result<Snapshot, Unreadable> {
@@ -401,8 +418,13 @@ mod tests {
         with(&format!(r#""client_session_token_ttl":{json}"#)).unwrap().ttl
     }
 
+    fn listed(snapshot: &Snapshot) -> &[Listed] {
+        snapshot.listing.resources().unwrap()
+    }
+
     fn resources_of(json: &str) -> Vec<Listed> {
-        with(&format!(r#""capture":{{"required_resources":{json}}}"#)).unwrap().resources
+        let with = with(&format!(r#""capture":{{"required_resources":{json}}}"#));
+        listed(&with.unwrap()).to_vec()
     }
 
     #[test]
@@ -445,7 +467,7 @@ mod tests {
             r#""capture":{}"#,
             r#""capture":{"required_resources":null}"#,
         ] {
-            assert_eq!(with(rest).unwrap().resources, [], "{rest}");
+            assert_eq!(*listed(&with(rest).unwrap()), [], "{rest}");
         }
     }
 
@@ -582,7 +604,7 @@ mod tests {
             })
             .to_string();
             if let Ok(snapshot) = read(&body) {
-                prop_assert_eq!(snapshot.resources.len(), list.map_or(0, Vec::len));
+                prop_assert_eq!(listed(&snapshot).len(), list.map_or(0, Vec::len));
             }
             let _ = reason(body.as_bytes());
         }

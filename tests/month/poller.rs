@@ -75,7 +75,7 @@ impl SessionApi for Api {
         // One in four has everything complete, and asks the session endpoint each time.
         let state = if id.as_bytes()[1].is_multiple_of(4) { "COMPLETE" } else { "REQUIRED" };
         let resources = vec![Listed::new(Some("LIVENESS"), Some("a"), Some(state))];
-        Observation::Configuration(Snapshot { ttl: None, resources })
+        Observation::Configuration(Snapshot { ttl: None, listing: resources.into() })
     }
 
     async fn session_state(&self, id: SessionId) -> Observation {

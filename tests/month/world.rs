@@ -315,8 +315,11 @@ impl Truth {
                 let listed = |(kind, state): (&&str, &str)| {
                     Listed::new(Some(kind), Some("d430440c-5c6d"), Some(state))
                 };
-                let resources = KINDS.iter().zip(self.states(at)).map(listed).collect();
-                Observation::Configuration(Snapshot { ttl: Some(span(left * SECOND)), resources })
+                let resources: Vec<_> = KINDS.iter().zip(self.states(at)).map(listed).collect();
+                Observation::Configuration(Snapshot {
+                    ttl: Some(span(left * SECOND)),
+                    listing: resources.into(),
+                })
             }
         }
     }

@@ -57,7 +57,7 @@ fn sessions_that_list_only_complete_cost_two_requests_and_ended_ones_none() {
         (0..4).map(|n| Session::track(entry(n, None, None), 0, START, &policy).session).collect();
     let resources = vec![Listed::new(Some("LIVENESS"), Some("a"), Some("COMPLETE"))];
     let exchange = Exchange { sent: START, arrived: START, outage: false };
-    let answer = Observation::Configuration(Snapshot { ttl: None, resources });
+    let answer = Observation::Configuration(Snapshot { ttl: None, listing: resources.into() });
     sessions[0] = sessions[0].observe(answer, None, exchange, &policy, rng).session;
     sessions[1] = sessions[1].untrack(START).unwrap().session;
     let demand = Demand::of_sessions(&sessions, &policy);

@@ -5,9 +5,9 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::super::event::{Detail, EndReason, Event};
-use super::super::observation::{Observation, Problem, ProblemKind, Snapshot};
+use super::super::observation::{Listing, Observation, Problem, ProblemKind, Snapshot};
 use super::super::policy::Policy;
-use super::super::resource::{self, Difference, Resource, ResourceState};
+use super::super::resource::{self, Difference, Listed, Resource, ResourceState};
 use super::super::schedule::{Backoff, up_to};
 use super::super::time::Timestamp;
 use super::{Session, Transition};
@@ -92,24 +92,26 @@ impl Decision {
         self.estimate_deadline(snapshot.ttl, policy);
         let first = !self.session.life.observed;
         let last_good = self.session.schedule.last_good.replace(sent);
+        let Listing::Read { resources, digest } = snapshot.listing else { return };
+        self.session.schedule.digest = digest;
         if first {
             self.session.life.observed = true;
-            self.session.life.resources = resource::number(&[], snapshot.resources).into();
+            self.session.life.resources = resource::number(&[], resources).into();
             let resources = self.session.life.resources.to_vec();
             self.tell(Detail::Observed { resources });
-        } else if !resource::unchanged(&self.session.life.resources, &snapshot.resources) {
+        } else if !resource::unchanged(&self.session.life.resources, &resources) {
             let since = last_good.unwrap_or(self.session.life.tracked_at).min(self.now);
-            self.changed(snapshot, since, policy);
+            self.changed(resources, since, policy);
         }
     }
 
     pub(super) fn changed(
         &mut self,
-        snapshot: Snapshot,
+        listed: Vec<Listed>,
         changed_after: Timestamp,
         policy: &Policy,
     ) {
-        let after = resource::number(&self.session.life.resources, snapshot.resources);
+        let after = resource::number(&self.session.life.resources, listed);
         let before = std::mem::replace(&mut self.session.life.resources, after.into());
         let differences = resource::differences(&before, &self.session.life.resources);
         if differences.is_empty() {

@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::super::event::EndReason;
 use super::super::id::SessionId;
 use super::super::labels::Labels;
-use super::super::observation::{Problem, ProblemKind};
+use super::super::observation::{Digest, Problem, ProblemKind};
 use super::super::packing::{Moments, Reader, Writer};
 use super::super::resource::{Resource, ResourceKey, ResourceState};
 use super::super::schedule::Urgency;
 use super::super::time::Timestamp;
 use super::{Entry, Life, Phase, PhaseName, Schedule, Session, Told};
 
-/// A session without its id, packed.
+/// A session without its id and its digest, packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed(Box<[u8]>);
 
@@ -73,7 +73,7 @@ impl Packed {
     }
 
     #[must_use]
-    pub fn unpack(&self, id: SessionId) -> Session {
+    pub fn unpack(&self, id: SessionId, digest: Option<Digest>) -> Session {
         let mut bytes = Reader(&self.0);
         let head = bytes.head();
         let has = |bit| head.bits & bit != 0;
@@ -117,6 +117,7 @@ impl Packed {
                 strikes: trouble.strikes,
                 failing_since: trouble.failing_since,
                 last_problem: trouble.last_problem,
+                digest,
                 overtime,
             },
         }
@@ -476,8 +477,9 @@ mod tests {
         (
             (moment(), prop::sample::select(Urgency::ALL.to_vec()), some_moment(), some_moment()),
             (count(), count(), some_moment(), prop::option::of(problem()), some_moment()),
+            any::<Option<u64>>(),
         )
-            .prop_map(|((poll_at, urgency, last_poll, last_good), rest)| {
+            .prop_map(|((poll_at, urgency, last_poll, last_good), rest, digest)| {
                 let (failures, strikes, failing_since, last_problem, overtime) = rest;
                 Schedule {
                     poll_at,
@@ -488,6 +490,7 @@ mod tests {
                     strikes,
                     failing_since,
                     last_problem,
+                    digest: digest.map(Digest::of),
                     overtime,
                 }
             })
@@ -505,7 +508,7 @@ mod tests {
         #[test]
         fn any_session_comes_back_as_it_was(session in session(), now in moment()) {
             let packed = Packed::of(&session);
-            prop_assert_eq!(packed.unpack(session.id()), session.clone());
+            prop_assert_eq!(packed.unpack(session.id(), session.digest()), session.clone());
             prop_assert_eq!(packed.is_listed(), session.is_listed());
             prop_assert_eq!(packed.ended(), session.ended());
             prop_assert_eq!(packed.phase(now), session.phase(now).name());

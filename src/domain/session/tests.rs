@@ -83,7 +83,7 @@ fn configuration(ttl: Option<Duration>, states: &[&str]) -> Observation {
     };
     Observation::Configuration(Snapshot {
         ttl,
-        resources: states.iter().enumerate().map(listed).collect(),
+        listing: states.iter().enumerate().map(listed).collect::<Vec<_>>().into(),
     })
 }
 
@@ -123,6 +123,41 @@ fn a_life_is_told_in_order_and_counted_without_gaps() {
     assert_eq!(sequences, (1..=6).collect::<Vec<_>>());
     let states: Vec<&str> = life.session.resources().iter().map(|r| r.state.as_str()).collect();
     assert_eq!(states, ["COMPLETE", "COMPLETE"]);
+}
+
+#[test]
+fn an_answer_known_again_counts_as_one_that_lists_the_same() {
+    let mut life = Life::tracked();
+    let read = |states: &[&str], hash| {
+        let Observation::Configuration(Snapshot { ttl, listing }) =
+            configuration(Some(10 * DAY), states)
+        else {
+            unreachable!()
+        };
+        let resources = listing.resources().unwrap().to_vec();
+        let listing = Listing::Read { resources, digest: Some(Digest::of(hash)) };
+        Observation::Configuration(Snapshot { ttl, listing })
+    };
+    let same = |ttl| Observation::Configuration(Snapshot { ttl, listing: Listing::Same });
+    assert_eq!(life.session.digest(), None);
+    life.sees(read(&["REQUIRED"], 1), None);
+    assert_eq!(life.session.digest(), Some(Digest::of(1)));
+    life.wait(MINUTE);
+    let asked = life.now.minus(SECOND / 10);
+    assert_eq!(life.sees(same(Some(10 * DAY - MINUTE)), None), []);
+    assert_eq!(life.session.schedule.last_good, Some(asked));
+    assert!(!life.session.asks_state(&same(Some(DAY)), &life.policy));
+    assert!(life.session.asks_state(&same(Some(Duration::ZERO)), &life.policy));
+    // The time remaining is heard all the same.
+    let deadline = life.session.expires_at();
+    life.sees(same(Some(20 * DAY)), None);
+    assert!(life.session.expires_at() > deadline);
+    assert_eq!(life.sees(read(&["COMPLETE"], 2), None)[0], ResourceStateChanged);
+    assert_eq!(life.session.digest(), Some(Digest::of(2)));
+    assert!(life.session.asks_state(&same(Some(DAY)), &life.policy));
+    // An answer that was not read leaves nothing to know it by.
+    life.answer(&["COMPLETE"]);
+    assert_eq!(life.session.digest(), None);
 }
 
 #[test]
@@ -755,11 +790,11 @@ proptest! {
     ) {
         let mut life = Life::tracked();
         for answer in &answers {
-            let resources = answer
+            let resources: Vec<_> = answer
                 .iter()
                 .map(|(id, state)| Listed::new(Some("ID_DOCUMENT"), Some(id), Some(state)))
                 .collect();
-            life.sees(Observation::Configuration(Snapshot { ttl: None, resources }), None);
+            life.sees(Observation::Configuration(Snapshot { ttl: None, listing: resources.into() }), None);
         }
         let mut replayed = std::collections::BTreeMap::new();
         for event in &life.events {
