@@ -67,8 +67,9 @@ impl<'a> Parts<'a> {
         usual.then_some(Self { before, seconds, after })
     }
 
-    const fn around(&self) -> (&[u8], &[u8]) {
-        (self.before, self.after)
+    /// What a digest is of. Whether there are seconds belongs to it: JSON wants a value there.
+    const fn around(&self) -> (&[u8], bool, &[u8]) {
+        (self.before, self.seconds.is_empty(), self.after)
     }
 
     fn ttl(&self) -> Option<Duration> {
