@@ -16,7 +16,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use ibvwatch::clock::{Clock, SystemClock};
 use ibvwatch::directory::survey;
 use ibvwatch::domain::{DueQueue, Packed, Policy, Seat, Session, Timestamp, Urgency, Wake};
-use ibvwatch::fuzzing::read_configuration;
+use ibvwatch::fuzzing::Reader;
 use ibvwatch::metrics::Writes;
 use ibvwatch::store::{Context, MemoryStore, SqliteStore, Store};
 use ibvwatch::yoti::{PrivateKey, Secret};
@@ -42,14 +42,16 @@ fn sign(bencher: Bencher<'_, '_>) {
     bencher.bench(|| key.sign(black_box(&message)));
 }
 
-#[divan::bench]
-fn parse_4_kb(bencher: Bencher<'_, '_>) {
-    let id = session_id(1);
+/// A body is read where nothing is known of it, and known again where its digest is.
+#[divan::bench(args = [false, true])]
+fn read_4_kb_that_is_known(bencher: Bencher<'_, '_>, known: bool) {
+    let (id, reader) = (session_id(1), Reader::default());
     let body = body(id, 2_592_000, "REQUIRED");
-    assert!(read_configuration(body.as_bytes(), id).is_some());
+    let snapshot = reader.read(body.as_bytes(), id, None).expect("a configuration");
+    let known = snapshot.listing.digest().filter(|_| known);
     bencher
         .counter(BytesCount::of_str(&body))
-        .bench(|| read_configuration(black_box(body.as_bytes()), id));
+        .bench(|| reader.read(black_box(body.as_bytes()), id, known));
 }
 
 /// A session that has been polled once.

@@ -8,7 +8,7 @@ mod configuration;
 pub(crate) mod model;
 mod session;
 
-use crate::domain::{SessionId, Snapshot};
+use crate::domain::{Digest, SessionId, Snapshot};
 
 /// A target's name and its function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -29,10 +29,16 @@ pub fn run(name: &str, data: &[u8]) {
     target(data);
 }
 
-/// For benches: reads a configuration as it was sent; nothing where it makes no sense.
-#[must_use]
-pub fn read_configuration(body: &[u8], id: SessionId) -> Option<Snapshot> {
-    crate::yoti::fuzz::configuration(body, id)
+/// For benches: reads configurations as they were sent.
+#[derive(Debug, Default)]
+pub struct Reader(crate::yoti::fuzz::Reader);
+
+impl Reader {
+    /// Nothing where the body makes no sense.
+    #[must_use]
+    pub fn read(&self, body: &[u8], id: SessionId, known: Option<Digest>) -> Option<Snapshot> {
+        self.0.read(body, id, known)
+    }
 }
 
 #[cfg(test)]

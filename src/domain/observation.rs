@@ -64,6 +64,15 @@ impl Listing {
             Self::Same => None,
         }
     }
+
+    /// Of what was read.
+    #[must_use]
+    pub const fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Read { digest, .. } => *digest,
+            Self::Same => None,
+        }
+    }
 }
 
 impl From<Vec<Listed>> for Listing {

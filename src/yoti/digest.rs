@@ -103,16 +103,9 @@ mod tests {
         let (digester, id) = (Digester::default(), ID.parse().unwrap());
         let read = |body: &str, known| digester.read(body.as_bytes(), id, known);
         let first = read(first, None);
-        let digest = first.as_ref().ok().and_then(digest);
+        let digest = first.as_ref().ok().and_then(|snapshot| snapshot.listing.digest());
         let second = read(second, digest);
         (first, second)
-    }
-
-    fn digest(snapshot: &Snapshot) -> Option<Digest> {
-        match &snapshot.listing {
-            Listing::Read { digest, .. } => *digest,
-            Listing::Same => panic!("nothing was read"),
-        }
     }
 
     #[test]

@@ -9,9 +9,12 @@ use serde_json::Value;
 
 use super::answer::Head;
 use super::auth::Scheme;
+use super::digest::Digester;
 use super::state_scan::StateScan;
 use super::wire;
-use crate::domain::{Observation, Policy, Problem, SessionId, Snapshot, Timestamp, is_visible};
+use crate::domain::{
+    Digest, Listing, Observation, Policy, Problem, SessionId, Snapshot, Timestamp, is_visible,
+};
 
 /// A body, as the answer of every endpoint. `{}` in it stands for the session that is asked for.
 pub(crate) fn api_body(data: &[u8]) {
@@ -27,6 +30,7 @@ pub(crate) fn api_body(data: &[u8]) {
         let text = String::from_utf8_lossy(body);
         assert!(text.to_lowercase().contains(&asked.to_string()) || text.contains('\\'));
     }
+    known_again(body, asked);
     refusals(body);
 
     let whole = scanned([body]);
@@ -41,8 +45,28 @@ pub(crate) fn api_body(data: &[u8]) {
     }
 }
 
-pub(crate) fn configuration(body: &[u8], id: SessionId) -> Option<Snapshot> {
-    wire::configuration(body, id).ok().map(|read| read.snapshot(None))
+/// Whatever was read and has a digest says the same when it comes again.
+fn known_again(body: &[u8], asked: SessionId) {
+    let digester = Digester::default();
+    let Ok(snapshot) = digester.read(body, asked, None) else { return };
+    let Some(digest) = snapshot.listing.digest() else { return };
+    let again = digester.read(body, asked, Some(digest));
+    assert_eq!(again, Ok(Snapshot { ttl: snapshot.ttl, listing: Listing::Same }));
+}
+
+/// See [`crate::fuzzing::Reader`].
+#[derive(Debug, Default)]
+pub(crate) struct Reader(Digester);
+
+impl Reader {
+    pub(crate) fn read(
+        &self,
+        body: &[u8],
+        id: SessionId,
+        known: Option<Digest>,
+    ) -> Option<Snapshot> {
+        self.0.read(body, id, known).ok()
+    }
 }
 
 fn scanned<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {

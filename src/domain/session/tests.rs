@@ -155,7 +155,7 @@ fn an_answer_known_again_counts_as_one_that_lists_the_same() {
     assert_eq!(life.sees(read(&["COMPLETE"], 2), None)[0], ResourceStateChanged);
     assert_eq!(life.session.digest(), Some(Digest::of(2)));
     assert!(life.session.asks_state(&same(Some(DAY)), &life.policy));
-    // An answer that was not read leaves nothing to know it by.
+    // An answer without a digest leaves nothing to know the next one by.
     life.answer(&["COMPLETE"]);
     assert_eq!(life.session.digest(), None);
 }
