@@ -25,8 +25,8 @@ use gungraun::{Callgrind, EventKind, LibraryBenchmarkConfig};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use ibvwatch::clock::TokioClock;
 use ibvwatch::domain::{
-    Digest, DueQueue, Observation, Packed, Policy, Seat, Session, SessionId, Snapshot, Timestamp,
-    Transition, Urgency, Wake,
+    DueQueue, Fingerprint, Observation, Packed, Policy, Seat, Session, SessionId, Snapshot,
+    Timestamp, Transition, Urgency, Wake,
 };
 use ibvwatch::fuzzing::Reader;
 use ibvwatch::metrics::Writes;
@@ -52,12 +52,12 @@ fn baseline(instructions: u64) -> LibraryBenchmarkConfig {
     config
 }
 
-/// A body that was sent, and its digest if it has been read.
+/// A body that was sent, and its fingerprint if it has been read.
 struct Sent {
     reader: Reader,
     body: String,
     id: SessionId,
-    known: Option<Digest>,
+    known: Option<Fingerprint>,
 }
 
 impl Sent {
@@ -72,7 +72,7 @@ impl Sent {
     }
 
     fn known(self) -> Self {
-        let known = self.read().and_then(|snapshot| snapshot.listing.digest());
+        let known = self.read().and_then(|snapshot| snapshot.listing.fingerprint());
         Self { known, ..self }
     }
 }

@@ -42,13 +42,13 @@ fn sign(bencher: Bencher<'_, '_>) {
     bencher.bench(|| key.sign(black_box(&message)));
 }
 
-/// A body is read where nothing is known of it, and known again where its digest is.
+/// A body is read where nothing is known of it, and known again where its fingerprint is.
 #[divan::bench(args = [false, true])]
 fn read_4_kb_that_is_known(bencher: Bencher<'_, '_>, known: bool) {
     let (id, reader) = (session_id(1), Reader::default());
     let body = body(id, 2_592_000, "REQUIRED");
     let snapshot = reader.read(body.as_bytes(), id, None).expect("a configuration");
-    let known = snapshot.listing.digest().filter(|_| known);
+    let known = snapshot.listing.fingerprint().filter(|_| known);
     bencher
         .counter(BytesCount::of_str(&body))
         .bench(|| reader.read(black_box(body.as_bytes()), id, known));

@@ -8,7 +8,7 @@ mod configuration;
 pub(crate) mod model;
 mod session;
 
-use crate::domain::{Digest, SessionId, Snapshot};
+use crate::domain::{Fingerprint, SessionId, Snapshot};
 
 /// A target's name and its function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -36,7 +36,7 @@ pub struct Reader(crate::yoti::fuzz::Reader);
 impl Reader {
     /// Nothing where the body makes no sense.
     #[must_use]
-    pub fn read(&self, body: &[u8], id: SessionId, known: Option<Digest>) -> Option<Snapshot> {
+    pub fn read(&self, body: &[u8], id: SessionId, known: Option<Fingerprint>) -> Option<Snapshot> {
         self.0.read(body, id, known)
     }
 }

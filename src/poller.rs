@@ -231,7 +231,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         let id = lease.session.id();
         let policy = self.policy();
         let sent = self.clock.now();
-        let observation = self.api.configuration_beside(id, lease.session.digest()).await;
+        let observation = self.api.configuration_since(id, lease.session.fingerprint()).await;
         let arrived = self.clock.now();
         let state = if lease.session.asks_state(&observation, &policy) {
             self.token().await;

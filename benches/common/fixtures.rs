@@ -11,7 +11,7 @@ const BODY: &str = include_str!("../../tests/data/yoti/config_04_same_id_four_re
 const SAMPLE_SESSION: &str = "661b0309-c5d4-4348-a275-1c5b5b98ccea";
 const SAMPLE_RESOURCE: &str = "07c4abc0-030c-4091-8860-59f00aedc575";
 const KINDS: [&str; 4] = ["ID_DOCUMENT", "SUPPLEMENTARY_DOCUMENT", "LIVENESS", "FACE_CAPTURE"];
-const MONTH: Duration = Duration::from_secs(30 * 86_400);
+pub(crate) const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 /// Ids in the order of their numbers are in no order.
 pub(crate) fn session_id(n: u64) -> SessionId {
@@ -28,14 +28,18 @@ pub(crate) fn entry(n: u64) -> Entry {
     Entry { session_id: session_id(n), labels, expires_at: None, interval: None }
 }
 
-/// A good answer with four resources, the first of which is in that state.
+/// A good answer with four resources, the first of which is in that state, and a month to go.
 pub(crate) fn answer(id: SessionId, first: &str) -> Observation {
+    answer_with(id, first, MONTH)
+}
+
+pub(crate) fn answer_with(id: SessionId, first: &str, ttl: Duration) -> Observation {
     let resource = |(n, kind): (usize, &&str)| {
         let state = if n == 0 { first } else { "REQUIRED" };
         Listed::new(Some(kind), Some(&resource_id(id, n)), Some(state))
     };
     let resources: Vec<_> = KINDS.iter().enumerate().map(resource).collect();
-    Observation::Configuration(Snapshot { ttl: Some(MONTH), listing: resources.into() })
+    Observation::Configuration(Snapshot { ttl: Some(ttl), listing: resources.into() })
 }
 
 /// Each of a session's resources has the session's id, but for one digit.

@@ -23,9 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use crate::fixtures::{body, session_id};
-
-const MONTH: Duration = Duration::from_secs(30 * 86_400);
+use crate::fixtures::{MONTH, body, session_id};
 
 /// An API in threads of this process.
 pub(crate) struct Api {

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::fixtures::{answer, entry, exchange};
+use crate::fixtures::{MONTH, answer, answer_with, entry, exchange};
 use crate::stage::Home;
 use crate::usage::number;
 
@@ -29,7 +29,8 @@ fn context(seed: u64) -> Context {
     }
 }
 
-/// Makes the home's database, with sessions that were polled once within the last interval.
+/// Makes the home's database, with sessions that were polled once within the last interval, and
+/// that expire when an API says that has begun by now: what comes next finds nothing new.
 pub(crate) fn fill(home: &Home, sessions: u64, policy: &Policy) {
     let path = home.path("ibvwatch.db");
     drop(SqliteStore::open(&path, &context(1)).expect("a store"));
@@ -46,7 +47,7 @@ pub(crate) fn fill(home: &Home, sessions: u64, policy: &Policy) {
             let ago = policy.interval.mul_f64(f64::from(n % 1_000) / 1_100.0);
             let id = entry.session_id;
             let tracked = Session::track(entry, 0, now.minus(ago), policy).session;
-            let good = answer(id, "REQUIRED");
+            let good = answer_with(id, "REQUIRED", MONTH + ago);
             let polled = tracked.observe(good, None, exchange(now.minus(ago)), policy, rng);
             let json = serde_json::to_string(&polled.session).expect("a record");
             insert.execute(params![id.as_bytes(), json]).expect("a row");

@@ -29,7 +29,7 @@ pub use census::{Census, Tally};
 pub use event::{ApiDetail, ApiEvent, Detail, EndReason, Event, EventKind, Record};
 pub use id::{InvalidSessionId, SessionId};
 pub use labels::{InvalidLabels, Labels};
-pub use observation::{Digest, Listing, Observation, Problem, ProblemKind, Snapshot};
+pub use observation::{Fingerprint, Listing, Observation, Problem, ProblemKind, Snapshot};
 pub use pace::Pace;
 pub use plan::{Advice, Capacity, Demand, Latency, Plan};
 pub use policy::Policy;

@@ -49,9 +49,9 @@ pub enum Listing {
     Read {
         resources: Vec<Listed>,
         /// By which an answer that lists the same can be known again.
-        digest: Option<Digest>,
+        fingerprint: Option<Fingerprint>,
     },
-    /// Those of the answer before: this one has the digest that the session has kept.
+    /// Those of the answer before: this one has the fingerprint that the session has kept.
     Same,
 }
 
@@ -67,9 +67,9 @@ impl Listing {
 
     /// Of what was read.
     #[must_use]
-    pub const fn digest(&self) -> Option<Digest> {
+    pub const fn fingerprint(&self) -> Option<Fingerprint> {
         match self {
-            Self::Read { digest, .. } => *digest,
+            Self::Read { fingerprint, .. } => *fingerprint,
             Self::Same => None,
         }
     }
@@ -77,16 +77,16 @@ impl Listing {
 
 impl From<Vec<Listed>> for Listing {
     fn from(resources: Vec<Listed>) -> Self {
-        Self::Read { resources, digest: None }
+        Self::Read { resources, fingerprint: None }
     }
 }
 
 /// Stands for what an answer says beside the time remaining. That another answer about the session
-/// has the same by chance happens once in 2^47. Means nothing outside of the process.
+/// has the same by chance happens once in 2^47 at most. Means nothing outside of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Digest(NonZeroU8, [u8; 5]);
+pub struct Fingerprint(NonZeroU8, [u8; 5]);
 
-impl Digest {
+impl Fingerprint {
     /// Takes what it needs of a hash whose every bit is as good as any other.
     #[must_use]
     pub const fn of(hash: u64) -> Self {

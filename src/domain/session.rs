@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Detail, EndReason, Event};
 use super::id::SessionId;
 use super::labels::Labels;
-use super::observation::{Digest, Listing, Observation, Problem};
+use super::observation::{Fingerprint, Listing, Observation, Problem};
 use super::policy::Policy;
 use super::resource::{Progress, Resource, ResourceState};
 use super::schedule::{Urgency, jittered};
@@ -102,7 +102,7 @@ pub struct Schedule {
     pub last_problem: Option<Problem>,
     /// Of the answer whose resources the session has.
     #[serde(skip)]
-    digest: Option<Digest>,
+    fingerprint: Option<Fingerprint>,
     /// Until when a session is still polled whose deadline passed while nobody looked.
     #[serde(skip)]
     overtime: Option<Timestamp>,
@@ -219,7 +219,7 @@ impl Session {
                 strikes: 0,
                 failing_since: None,
                 last_problem: None,
-                digest: None,
+                fingerprint: None,
                 overtime: None,
             },
         };
@@ -384,10 +384,10 @@ impl Session {
         &self.schedule
     }
 
-    /// Of the answer whose resources it has, if it was read since the process began.
+    /// Of the answer whose resources it has, if this process has read it.
     #[must_use]
-    pub const fn digest(&self) -> Option<Digest> {
-        self.schedule.digest
+    pub const fn fingerprint(&self) -> Option<Fingerprint> {
+        self.schedule.fingerprint
     }
 
     #[must_use]

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::plan::{At, SECOND, Trouble};
 use super::truth::problem;
 use super::world::World;
-use crate::domain::{Digest, Listed, Listing, Observation, ProblemKind, SessionId, Snapshot};
+use crate::domain::{Fingerprint, Listed, Listing, Observation, ProblemKind, SessionId, Snapshot};
 use crate::yoti::SessionApi;
 
 #[derive(Clone)]
@@ -30,10 +30,10 @@ pub(super) struct Fate {
 
 impl SessionApi for Api {
     async fn configuration(&self, id: SessionId) -> Observation {
-        self.configuration_beside(id, None).await
+        self.configuration_since(id, None).await
     }
 
-    async fn configuration_beside(&self, id: SessionId, known: Option<Digest>) -> Observation {
+    async fn configuration_since(&self, id: SessionId, known: Option<Fingerprint>) -> Observation {
         self.0.pass("ask").await;
         self.0.asked(id);
         let observation = self.answer(id, true).await;
@@ -69,7 +69,7 @@ impl Api {
 }
 
 /// Leaves out what is known already.
-fn beside(observation: Observation, known: Option<Digest>) -> Observation {
+fn beside(observation: Observation, known: Option<Fingerprint>) -> Observation {
     let Observation::Configuration(Snapshot { ttl, listing: Listing::Read { resources, .. } }) =
         observation
     else {
@@ -79,8 +79,9 @@ fn beside(observation: Observation, known: Option<Digest>) -> Observation {
     for Listed { kind, id, state } in &resources {
         (kind, id, state).hash(&mut hasher);
     }
-    let digest = Some(Digest::of(hasher.finish()));
-    let listing = if digest == known { Listing::Same } else { Listing::Read { resources, digest } };
+    let fingerprint = Some(Fingerprint::of(hasher.finish()));
+    let listing =
+        if fingerprint == known { Listing::Same } else { Listing::Read { resources, fingerprint } };
     Observation::Configuration(Snapshot { ttl, listing })
 }
 

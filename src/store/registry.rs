@@ -16,7 +16,7 @@ use super::journal::Decision;
 use super::query::Prepared;
 use super::{Lease, StoreError};
 use crate::domain::{
-    Census, Digest, DueQueue, Entry, Packed, Policy, Seat, Session, SessionId, Step, Tally,
+    Census, DueQueue, Entry, Fingerprint, Packed, Policy, Seat, Session, SessionId, Step, Tally,
     Timestamp, Transition,
 };
 
@@ -44,7 +44,7 @@ struct Slot {
     id: SessionId,
     session: Packed,
     revision: u64,
-    digest: Option<Digest>,
+    fingerprint: Option<Fingerprint>,
     leased: bool,
     /// Whether the session is another than the journal's.
     unsaved: bool,
@@ -52,7 +52,7 @@ struct Slot {
 
 impl Slot {
     fn session(&self) -> Session {
-        self.session.unpack(self.id, self.digest)
+        self.session.unpack(self.id, self.fingerprint)
     }
 }
 
@@ -385,8 +385,8 @@ impl Registry {
     pub(super) fn insert(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
         let (id, revision) = (session.id(), self.next_revision());
         let packed = Packed::of(session);
-        let digest = session.digest();
-        let slot = Slot { id, session: packed, revision, digest, leased: false, unsaved };
+        let fingerprint = session.fingerprint();
+        let slot = Slot { id, session: packed, revision, fingerprint, leased: false, unsaved };
         // Memory for more sessions than that would be needed, a hundred bytes for each.
         let seat = u32::try_from(self.slots.insert(slot)).map(Seat).expect("four billion sessions");
         self.fresh.insert(id, seat);
@@ -407,7 +407,7 @@ impl Registry {
         let slot = &mut self.slots[seat.0 as usize];
         slot.session.replace(after, &mut self.scratch);
         slot.revision = revision;
-        slot.digest = after.digest();
+        slot.fingerprint = after.fingerprint();
         slot.unsaved = unsaved;
         self.tally.remove(before);
         self.tally.add(after);
@@ -426,5 +426,34 @@ impl Registry {
             Some(wake) => self.queue.set(seat, wake),
             None => self.queue.remove(seat),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::domain::{Exchange, Listing, Observation, Snapshot};
+    use crate::store::conformance::{entry, id};
+
+    #[test]
+    fn what_somebody_else_has_decided_is_known_by_no_answer_of_before() {
+        let (policy, now) = (Policy::default(), Timestamp::from_millis(1_795_000_000_000));
+        let listing =
+            Listing::Read { resources: Vec::new(), fingerprint: Some(Fingerprint::of(1)) };
+        let answer = Observation::Configuration(Snapshot { ttl: None, listing });
+        let exchange = Exchange { sent: now, arrived: now, outage: false };
+        let rng = &mut StdRng::seed_from_u64(1);
+        let session = Session::track(entry(1), 0, now, &policy).session;
+        let session = session.observe(answer, None, exchange, &policy, rng).session;
+        let mut registry = Registry::default();
+        registry.put(&session, &policy);
+        assert_eq!(registry.session(id(1)).unwrap().fingerprint(), Some(Fingerprint::of(1)));
+        // As it comes from there.
+        let json = serde_json::to_string(&session).unwrap();
+        registry.put(&serde_json::from_str(&json).unwrap(), &policy);
+        assert_eq!(registry.session(id(1)).unwrap().fingerprint(), None);
     }
 }

@@ -17,6 +17,7 @@ use crate::domain::SessionId;
 pub struct BaseUrl {
     /// Normalised, without a slash at its end.
     text: String,
+    /// The same, with the slash that it has without a path.
     url: Url,
     origin: Origin,
 }
@@ -78,6 +79,7 @@ impl BaseUrl {
     /// The base URL followed by that path and query, which come out as they went in or not at all.
     pub(super) fn join(&self, path_and_query: &str) -> Option<Url> {
         let text = format!("{}{path_and_query}", self.text);
+        // What a URL without a path has for one is not in the text.
         let own_path = self.url.path().trim_end_matches('/');
         let path_and_query = &text[self.text.len() - own_path.len()..];
         let (path, query) = match path_and_query.split_once('?') {
@@ -278,7 +280,39 @@ mod tests {
         {
             assert!(matches!(BaseUrl::parse(text), Err(InvalidUrl::Insecure { .. })), "{text}");
         }
-        assert_eq!(BaseUrl::parse(BaseUrl::EXAMPLE).unwrap(), BaseUrl::default());
+        assert_eq!(BaseUrl::default().to_string(), BaseUrl::EXAMPLE);
+        assert_eq!(BaseUrl::default().authority(), "api.yoti.com");
+    }
+
+    #[test]
+    fn a_joined_url_is_what_reading_the_whole_would_give_or_none() {
+        for base in [
+            "https://api.yoti.com/idverify/v1",
+            "https://api.yoti.com",
+            "https://api.yoti.com//",
+            "http://[::1]:1//a%2Fb/",
+            "http://localhost/a;b/~c",
+        ] {
+            let base = BaseUrl::parse(base).unwrap();
+            for path in [
+                "/sessions/x/configuration",
+                "/sessions/x/configuration?sdkId=a&nonce=b%20c&timestamp=1",
+                "/a?b?c",
+                "/a?",
+                "/../a",
+                "/a b",
+                "/a?b c",
+                "/a#b",
+                "//a",
+                "/s\u{e9}ance",
+            ] {
+                let whole = format!("{base}{path}");
+                let expected = Url::parse(&whole).ok().filter(|url| url.as_str() == whole);
+                // Nothing that is asked for has a fragment.
+                let expected = expected.filter(|url| url.fragment().is_none());
+                assert_eq!(base.join(path), expected, "{whole}");
+            }
+        }
     }
 
     #[test]

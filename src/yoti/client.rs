@@ -8,13 +8,13 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::domain::{Digest, Observation, ProblemKind, SessionId, Snapshot};
+use crate::domain::{Fingerprint, Observation, ProblemKind, SessionId, Snapshot};
 
 use super::SessionApi;
 use super::address::{BaseUrl, Origin, SessionPath};
 use super::answer::unsent;
 use super::auth::{Access, Auth, Authorized, Target};
-use super::digest::Digester;
+use super::fingerprint::Recognizer;
 use super::server::{Answer, Body, ClientError, Server};
 use super::state_scan::StateScan;
 use super::text;
@@ -53,7 +53,7 @@ pub struct Client {
     configuration_path: SessionPath,
     session_path: Option<SessionPath>,
     access: Access,
-    digester: Digester,
+    recognizer: Recognizer,
     max_response_size: u64,
     clock: Arc<dyn Clock>,
     server_ahead_seconds: AtomicI64,
@@ -89,7 +89,7 @@ impl Client {
             configuration_path: settings.configuration_path,
             session_path: settings.session_path,
             access,
-            digester: Digester::default(),
+            recognizer: Recognizer::default(),
             max_response_size: settings.max_response_size,
             clock,
             server_ahead_seconds: AtomicI64::new(UNKNOWN),
@@ -169,11 +169,11 @@ impl Client {
 
 impl SessionApi for Client {
     async fn configuration(&self, id: SessionId) -> Observation {
-        self.configuration_beside(id, None).await
+        self.configuration_since(id, None).await
     }
 
-    async fn configuration_beside(&self, id: SessionId, known: Option<Digest>) -> Observation {
-        let read = |body: &[u8]| self.digester.read(body, id, known);
+    async fn configuration_since(&self, id: SessionId, known: Option<Fingerprint>) -> Observation {
+        let read = |body: &[u8]| self.recognizer.read(body, id, known);
         match self.ask(&self.configuration_path, id).await {
             Ok(answer) => answer.configuration(self.max_response_size, read).await,
             Err(observation) => observation,

@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use super::answer::Head;
 use super::auth::Scheme;
-use super::digest::Digester;
+use super::fingerprint::Recognizer;
 use super::state_scan::StateScan;
 use super::wire;
 use crate::domain::{
-    Digest, Listing, Observation, Policy, Problem, SessionId, Snapshot, Timestamp, is_visible,
+    Fingerprint, Listing, Observation, Policy, Problem, SessionId, Snapshot, Timestamp, is_visible,
 };
 
 /// A body, as the answer of every endpoint. `{}` in it stands for the session that is asked for.
@@ -45,25 +45,25 @@ pub(crate) fn api_body(data: &[u8]) {
     }
 }
 
-/// Whatever was read and has a digest says the same when it comes again.
+/// Whatever was read and has a fingerprint says the same when it comes again.
 fn known_again(body: &[u8], asked: SessionId) {
-    let digester = Digester::default();
-    let Ok(snapshot) = digester.read(body, asked, None) else { return };
-    let Some(digest) = snapshot.listing.digest() else { return };
-    let again = digester.read(body, asked, Some(digest));
+    let recognizer = Recognizer::default();
+    let Ok(snapshot) = recognizer.read(body, asked, None) else { return };
+    let Some(fingerprint) = snapshot.listing.fingerprint() else { return };
+    let again = recognizer.read(body, asked, Some(fingerprint));
     assert_eq!(again, Ok(Snapshot { ttl: snapshot.ttl, listing: Listing::Same }));
 }
 
 /// See [`crate::fuzzing::Reader`].
 #[derive(Debug, Default)]
-pub(crate) struct Reader(Digester);
+pub(crate) struct Reader(Recognizer);
 
 impl Reader {
     pub(crate) fn read(
         &self,
         body: &[u8],
         id: SessionId,
-        known: Option<Digest>,
+        known: Option<Fingerprint>,
     ) -> Option<Snapshot> {
         self.0.read(body, id, known).ok()
     }

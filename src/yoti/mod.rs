@@ -8,15 +8,15 @@
 //! In reading order: where the API is (`address`), how a request is signed (`key`, `sign`) or
 //! gets an access token (`bearer`, `token_endpoint`, `tokens`), which of the two it is (`auth`),
 //! the request itself (`client`, `server`), and what its outcome means (`wire` for a good
-//! configuration, `digest` for one that is the same again, `state_scan` for a good session, `answer` for any other answer, `transport`
-//! for none).
+//! configuration, `fingerprint` for one that is the same again, `state_scan` for a good session,
+//! `answer` for any other answer, `transport` for none).
 
 mod address;
 mod answer;
 mod auth;
 mod bearer;
 mod client;
-mod digest;
+mod fingerprint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod key;
@@ -32,7 +32,7 @@ mod wire;
 
 use std::future::Future;
 
-use crate::domain::{Digest, Observation, SessionId};
+use crate::domain::{Fingerprint, Observation, SessionId};
 
 pub use address::{BaseUrl, InvalidSessionPath, InvalidUrl, SessionPath, TokenUrl};
 pub use auth::Auth;
@@ -48,11 +48,12 @@ pub trait SessionApi: Send + Sync + 'static {
     /// Asks for the session's configuration: its resources, and the time it has left.
     fn configuration(&self, id: SessionId) -> impl Future<Output = Observation> + Send;
 
-    /// The same; an answer with the digest that is known already need not be read again.
-    fn configuration_beside(
+    /// The same, of a session whose last answer had that fingerprint: if this one has it as well, it
+    /// need not be read.
+    fn configuration_since(
         &self,
         id: SessionId,
-        known: Option<Digest>,
+        known: Option<Fingerprint>,
     ) -> impl Future<Output = Observation> + Send {
         let _ = known;
         self.configuration(id)

@@ -3,7 +3,7 @@
 //! Only `session_id` is certain. Any other field may be missing, null, of another type than
 //! documented, in any order, beside fields nobody has documented yet. Fields are picked out as
 //! raw slices of the body and read one by one, so that one odd field spoils nothing beside it,
-//! and what isn't needed, which includes the client session token, is never copied.
+//! and what isn't needed is skipped.
 //!
 //! One kind of oddity is an error all the same: a list of resources that is there and is no
 //! list. Reading it as an empty list would tell of every resource that it has been removed.
@@ -16,7 +16,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use crate::domain::{Digest, Listed, Listing, SessionId, Snapshot};
+use crate::domain::{Fingerprint, Listed, Listing, SessionId, Snapshot};
 
 use super::text;
 
@@ -86,8 +86,8 @@ impl<'a> Read<'a> {
         self.ttl.map(RawValue::get)
     }
 
-    pub(super) fn snapshot(self, digest: Option<Digest>) -> Snapshot {
-        let listing = Listing::Read { resources: self.resources, digest };
+    pub(super) fn snapshot(self, fingerprint: Option<Fingerprint>) -> Snapshot {
+        let listing = Listing::Read { resources: self.resources, fingerprint };
         Snapshot { ttl: self.ttl.and_then(seconds), listing }
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use ibvwatch::domain::{Listed, Observation, ProblemKind, SessionId, Snapshot};
+use ibvwatch::domain::{Listed, Listing, Observation, ProblemKind, SessionId, Snapshot};
 use ibvwatch::yoti::SessionApi;
 
 use super::server::{PATIENCE, Server, answer};
@@ -287,4 +287,37 @@ async fn the_servers_clock_is_compared_with_ours() {
     assert_eq!(client.server_ahead_seconds(), Some(-3600));
     let message = &problem(&observation).message;
     assert!(message.contains("clock is 3600 s ahead of the server's"), "{message}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_known_already_is_not_read_again() {
+    const FIRST: &str = body!("config_01_fresh_3docs");
+    const OTHER: &str = body!("config_02_partial");
+    let id: SessionId = "54de4aa9-1a35-4c78-b070-3330d40ce31f".parse().unwrap();
+    let later = FIRST.replace("1252800", "1252799");
+    let server = Server::start(move |mut connection| {
+        let later = later.clone();
+        async move {
+            for body in [FIRST, &later, OTHER] {
+                connection.request().await;
+                connection.send(&answer(200, &[], body)).await;
+            }
+        }
+    })
+    .await;
+    let client = client(settings(&server.base_url()));
+    let ask = async |known| match client.configuration_since(id, known).await {
+        Observation::Configuration(snapshot) => snapshot,
+        other => panic!("{other:?}"),
+    };
+    let first = ask(None).await;
+    let known = first.listing.fingerprint();
+    assert!(known.is_some());
+    let again = ask(known).await;
+    assert_eq!(
+        again,
+        Snapshot { ttl: Some(Duration::from_secs(1_252_799)), listing: Listing::Same }
+    );
+    let changed = ask(known).await;
+    assert_ne!(listed(&changed), listed(&first));
 }

@@ -92,8 +92,8 @@ impl Decision {
         self.estimate_deadline(snapshot.ttl, policy);
         let first = !self.session.life.observed;
         let last_good = self.session.schedule.last_good.replace(sent);
-        let Listing::Read { resources, digest } = snapshot.listing else { return };
-        self.session.schedule.digest = digest;
+        let Listing::Read { resources, fingerprint } = snapshot.listing else { return };
+        self.session.schedule.fingerprint = fingerprint;
         if first {
             self.session.life.observed = true;
             self.session.life.resources = resource::number(&[], resources).into();

@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::super::event::EndReason;
 use super::super::id::SessionId;
 use super::super::labels::Labels;
-use super::super::observation::{Digest, Problem, ProblemKind};
+use super::super::observation::{Fingerprint, Problem, ProblemKind};
 use super::super::packing::{Moments, Reader, Writer};
 use super::super::resource::{Resource, ResourceKey, ResourceState};
 use super::super::schedule::Urgency;
 use super::super::time::Timestamp;
 use super::{Entry, Life, Phase, PhaseName, Schedule, Session, Told};
 
-/// A session without its id and its digest, packed.
+/// A session without its id and its fingerprint, packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed(Box<[u8]>);
 
@@ -73,7 +73,7 @@ impl Packed {
     }
 
     #[must_use]
-    pub fn unpack(&self, id: SessionId, digest: Option<Digest>) -> Session {
+    pub fn unpack(&self, id: SessionId, fingerprint: Option<Fingerprint>) -> Session {
         let mut bytes = Reader(&self.0);
         let head = bytes.head();
         let has = |bit| head.bits & bit != 0;
@@ -117,7 +117,7 @@ impl Packed {
                 strikes: trouble.strikes,
                 failing_since: trouble.failing_since,
                 last_problem: trouble.last_problem,
-                digest,
+                fingerprint,
                 overtime,
             },
         }
@@ -479,7 +479,7 @@ mod tests {
             (count(), count(), some_moment(), prop::option::of(problem()), some_moment()),
             any::<Option<u64>>(),
         )
-            .prop_map(|((poll_at, urgency, last_poll, last_good), rest, digest)| {
+            .prop_map(|((poll_at, urgency, last_poll, last_good), rest, fingerprint)| {
                 let (failures, strikes, failing_since, last_problem, overtime) = rest;
                 Schedule {
                     poll_at,
@@ -490,7 +490,7 @@ mod tests {
                     strikes,
                     failing_since,
                     last_problem,
-                    digest: digest.map(Digest::of),
+                    fingerprint: fingerprint.map(Fingerprint::of),
                     overtime,
                 }
             })
@@ -508,7 +508,7 @@ mod tests {
         #[test]
         fn any_session_comes_back_as_it_was(session in session(), now in moment()) {
             let packed = Packed::of(&session);
-            prop_assert_eq!(packed.unpack(session.id(), session.digest()), session.clone());
+            prop_assert_eq!(packed.unpack(session.id(), session.fingerprint()), session.clone());
             prop_assert_eq!(packed.is_listed(), session.is_listed());
             prop_assert_eq!(packed.ended(), session.ended());
             prop_assert_eq!(packed.phase(now), session.phase(now).name());

@@ -135,13 +135,13 @@ fn an_answer_known_again_counts_as_one_that_lists_the_same() {
             unreachable!()
         };
         let resources = listing.resources().unwrap().to_vec();
-        let listing = Listing::Read { resources, digest: Some(Digest::of(hash)) };
+        let listing = Listing::Read { resources, fingerprint: Some(Fingerprint::of(hash)) };
         Observation::Configuration(Snapshot { ttl, listing })
     };
     let same = |ttl| Observation::Configuration(Snapshot { ttl, listing: Listing::Same });
-    assert_eq!(life.session.digest(), None);
+    assert_eq!(life.session.fingerprint(), None);
     life.sees(read(&["REQUIRED"], 1), None);
-    assert_eq!(life.session.digest(), Some(Digest::of(1)));
+    assert_eq!(life.session.fingerprint(), Some(Fingerprint::of(1)));
     life.wait(MINUTE);
     let asked = life.now.minus(SECOND / 10);
     assert_eq!(life.sees(same(Some(10 * DAY - MINUTE)), None), []);
@@ -153,11 +153,11 @@ fn an_answer_known_again_counts_as_one_that_lists_the_same() {
     life.sees(same(Some(20 * DAY)), None);
     assert!(life.session.expires_at() > deadline);
     assert_eq!(life.sees(read(&["COMPLETE"], 2), None)[0], ResourceStateChanged);
-    assert_eq!(life.session.digest(), Some(Digest::of(2)));
+    assert_eq!(life.session.fingerprint(), Some(Fingerprint::of(2)));
     assert!(life.session.asks_state(&same(Some(DAY)), &life.policy));
-    // An answer without a digest leaves nothing to know the next one by.
+    // An answer without a fingerprint leaves nothing to know the next one by.
     life.answer(&["COMPLETE"]);
-    assert_eq!(life.session.digest(), None);
+    assert_eq!(life.session.fingerprint(), None);
 }
 
 #[test]

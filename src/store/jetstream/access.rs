@@ -12,12 +12,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
-use super::link::{ANSWERED_WITHIN, VARZ};
+use super::link::{AGAIN_AFTER, ANSWERED_WITHIN, VARZ};
 use super::settings::Settings;
 use crate::store::StoreError;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Between two lines in the log about what a node is denied.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 

@@ -2,9 +2,10 @@
 //! where somebody else was first.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::batch::{self, Message, Refused};
+use super::link::AGAIN_AFTER;
 use super::store::Inner;
 use super::subjects::Subjects;
 use super::view::Known;
@@ -13,9 +14,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::domain::{Event, EventKind, Session, SessionId, Timestamp, Transition};
 use crate::failpoint::Failpoint;
 use crate::store::{StoreError, WriteFailure};
-
-/// Between two tries of what the servers could not do.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// A session's new value, and what it was decided against.
 #[derive(Debug)]

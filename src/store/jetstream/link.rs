@@ -22,7 +22,8 @@ use crate::store::StoreError;
 const LEAST_VERSION: (i64, i64, i64) = (2, 14, 0);
 /// A cluster that has just started or lost a server takes seconds to answer.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// Between two tries of what the servers could not do.
+pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// An answer that the servers owe at once.
 pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// Has every server say how it is set up.

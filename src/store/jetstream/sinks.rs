@@ -12,13 +12,12 @@ use futures_util::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::link::Link;
+use super::link::{AGAIN_AFTER, Link};
 
 /// A holder that was not heard of for so long is followed by another.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(15);
 /// How long a node that would deliver waits at the server for its turn, before it asks anew.
 const ASKED_FOR: Duration = Duration::from_secs(5);
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// One sink, as this node sees it.
 pub(super) struct Sink {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::batch::Message;
 use super::change::Change;
-use super::link::PAGE;
+use super::link::{AGAIN_AFTER, PAGE};
 use super::nodes::{HEARTBEAT_EVERY, HEARTBEAT_TTL, LIVE_FOR};
 use super::polls::{PROGRESS_EVERY, Word};
 use super::store::Inner;
@@ -22,7 +22,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::domain::{Session, SessionId, Timestamp};
 use crate::store::StoreError;
 
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How long a pull waits at the server for a tick.
 const ASKED_FOR: Duration = Duration::from_secs(1);
 /// A tick that waits here is one that no other node can take up, so no more of them are asked for

@@ -11,8 +11,9 @@ mod nats {
     };
     use crate::metrics::Metrics;
     use crate::store::conformance::{
-        OnNats, World, answer, context, entry, id, ids, kinds, lines, patiently,
+        OnNats, World, answer, entry, id, ids, kinds, lines, patiently,
     };
+    use crate::store::jetstream::Settings;
     use crate::store::jetstream::change::Change;
     use crate::store::jetstream::nodes::HEARTBEAT_EVERY;
     use crate::store::{
@@ -21,13 +22,21 @@ mod nats {
 
     type Shared = World<OnNats>;
 
+    impl Shared {
+        /// The store is gone without a word, and a node of that name opens it again.
+        async fn reopened(self, node: &str, context: &Context) -> Self {
+            let Self { clock, policy, home, store } = self;
+            drop(store);
+            let settings = Settings { node: node.to_owned(), ..home.settings.clone() };
+            let (store, _) = JetStreamStore::open(&settings, 64, context).await.unwrap();
+            Self { clock, policy, home, store }
+        }
+    }
+
     /// Another node on the same stream, whose files speak in that owner's name.
     async fn another(w: &Shared, node: &str, owner: &str) -> JetStreamStore {
-        let settings = super::super::Settings {
-            node: node.to_owned(),
-            owner: owner.to_owned(),
-            ..w.home.settings.clone()
-        };
+        let settings =
+            Settings { node: node.to_owned(), owner: owner.to_owned(), ..w.home.settings.clone() };
         JetStreamStore::open(&settings, 64, &w.context()).await.unwrap().0
     }
 
@@ -76,14 +85,10 @@ mod nats {
     /// On one thread, so that all of them wait before the first is written.
     #[tokio::test]
     async fn polls_that_end_together_share_a_batch() {
-        let Shared { clock, policy, home, store } = Shared::begin().await;
-        drop(store);
+        let w = Shared::begin().await;
         let metrics = Metrics::new();
-        let settings = super::super::Settings { node: "b".to_owned(), ..home.settings.clone() };
-        let writes = metrics.writes.clone();
-        let context = Context { metrics: writes, ..context(&clock, &policy) };
-        let (store, _) = JetStreamStore::open(&settings, 64, &context).await.unwrap();
-        let w = Shared { clock, policy, home, store };
+        let context = Context { metrics: metrics.writes.clone(), ..w.context() };
+        let w = w.reopened("b", &context).await;
         let batches = || {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, metrics.registry()).unwrap();
@@ -141,16 +146,12 @@ mod nats {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_a_node_that_dies_had_in_its_hands_goes_to_another() {
-        let Shared { clock, policy, home, store } = Shared::begin().await;
-        store.track(vec![entry(1)]).await.unwrap();
-        let lease = patiently(store.next_due()).await.unwrap();
-        let events = patiently(store.read_events("sink", 10)).await.unwrap();
-        // Without a word to anybody.
-        drop(store);
-        let settings = super::super::Settings { node: "b".to_owned(), ..home.settings.clone() };
-        let context = context(&clock, &policy);
-        let (store, _) = JetStreamStore::open(&settings, 64, &context).await.unwrap();
-        let b = Shared { clock, policy, home, store };
+        let a = Shared::begin().await;
+        a.track(&[1]).await;
+        let lease = a.lease().await;
+        let events = patiently(a.store.read_events("sink", 10)).await.unwrap();
+        let context = a.context();
+        let b = a.reopened("b", &context).await;
         let again = b.lease().await;
         assert_eq!(again.session.id(), lease.session.id());
         assert_eq!(lines(&b.read("sink").await), lines(&events));
@@ -282,11 +283,8 @@ mod nats {
         w.poll(Observation::Completed).await;
         let sessions = w.store.sessions().await.unwrap();
         let context = w.context();
-        let Shared { clock, policy, home, store } = w;
-        store.close().await;
-        drop(store);
-        let (store, _) = JetStreamStore::open(&home.settings, 64, &context).await.unwrap();
-        let w = Shared { clock, policy, home, store };
+        w.store.close().await;
+        let w = w.reopened("a", &context).await;
         let again = w.store.sessions().await.unwrap();
         assert_eq!(kinds(&w.read("sink").await).len(), 5);
         let ids = |sessions: &[crate::domain::Session]| -> Vec<_> {
@@ -303,14 +301,11 @@ mod nats {
         let w = Shared::begin().await;
         w.track(&[1]).await;
         w.poll(answer("REQUIRED")).await;
-        let Shared { clock, policy, home, store } = w;
-        store.close().await;
-        drop(store);
+        w.store.close().await;
         let interval = Duration::from_secs(60);
-        policy.send_replace(Policy { interval, jitter: 0.0, ..Policy::default() }.into());
-        let context = context(&clock, &policy);
-        let (store, _) = JetStreamStore::open(&home.settings, 64, &context).await.unwrap();
-        let w = Shared { clock, policy, home, store };
+        w.policy.send_replace(Policy { interval, jitter: 0.0, ..Policy::default() }.into());
+        let context = w.context();
+        let w = w.reopened("a", &context).await;
         let soon = w.now().plus(interval);
         assert!(w.session(1).await.unwrap().schedule().poll_at > soon);
         assert!(w.briefly(w.store.keep_time()).await.is_pending());
