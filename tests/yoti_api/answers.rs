@@ -306,9 +306,10 @@ async fn an_answer_that_is_known_already_is_not_read_again() {
     })
     .await;
     let client = client(settings(&server.base_url()));
-    let ask = async |known| match client.configuration_since(id, known).await {
-        Observation::Configuration(snapshot) => snapshot,
-        other => panic!("{other:?}"),
+    let ask = async |known| {
+        let observation = client.configuration_since(id, known).await;
+        let Observation::Configuration(snapshot) = observation else { panic!("{observation:?}") };
+        snapshot
     };
     let first = ask(None).await;
     let known = first.listing.fingerprint();
