@@ -78,8 +78,8 @@ impl Sent {
 }
 
 #[library_benchmark]
-#[bench::for_the_first_time(args = (Sent::new()), config = baseline(80_000))]
-#[bench::again(args = (Sent::new().known()), config = baseline(12_000))]
+#[bench::for_the_first_time(args = (Sent::new()), config = baseline(87_100))]
+#[bench::again(args = (Sent::new().known()), config = baseline(18_000))]
 fn read(sent: Sent) -> (Option<Snapshot>, Sent) {
     (sent.read(), sent)
 }
