@@ -10,7 +10,9 @@ use ibvwatch::domain::{
 const BODY: &str = include_str!("../../tests/data/yoti/config_04_same_id_four_resources.json");
 const SAMPLE_SESSION: &str = "661b0309-c5d4-4348-a275-1c5b5b98ccea";
 const SAMPLE_RESOURCE: &str = "07c4abc0-030c-4091-8860-59f00aedc575";
-const KINDS: [&str; 4] = ["ID_DOCUMENT", "SUPPLEMENTARY_DOCUMENT", "LIVENESS", "FACE_CAPTURE"];
+/// As the body lists them.
+const KINDS: [&str; 4] =
+    ["ID_DOCUMENT", "SUPPLEMENTARY_DOCUMENT", "FACE_CAPTURE", "APPLICANT_PROFILE"];
 pub(crate) const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 /// Ids in the order of their numbers are in no order.
