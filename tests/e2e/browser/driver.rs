@@ -154,7 +154,19 @@ impl Browser {
         self.find(selector).await.send_keys(text).await.expect("something to write into");
     }
 
-    pub(super) async fn path(&self) -> String {
+    /// Waits until the page of that path and query is shown.
+    pub(super) async fn arrives_at(&self, wanted: &str) {
+        let arrives = async {
+            while self.path().await != wanted {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if timeout(PATIENCE, arrives).await.is_err() {
+            panic!("{} is shown, and not {wanted}", self.path().await);
+        }
+    }
+
+    async fn path(&self) -> String {
         let url = self.client.current_url().await.expect("an address");
         url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
     }

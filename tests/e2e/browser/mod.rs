@@ -102,7 +102,7 @@ async fn a_session_is_found_by_its_label_and_its_timeline_is_told() {
         browser.shows(&format!("#session-{other}"), "required").await;
         browser.type_into("#q", "a-1\u{e007}").await;
         browser.shows("#found", "\u{201c}a-1\u{201d}").await;
-        assert_eq!(browser.path().await, "/?q=a-1");
+        browser.arrives_at("/?q=a-1").await;
         assert_eq!(browser.count("tbody tr").await, 1);
         browser.click(&(watched.row() + " a.id")).await;
         browser.shows("#session-heading", &watched.id.to_string()).await;
@@ -144,13 +144,13 @@ async fn without_a_script_nothing_is_missing_but_that_it_moves() {
         assert!(live.starts_with("As of ") && live.ends_with("Reload"), "{live}");
         browser.type_into("#q", "b-2").await;
         browser.click(".search button").await;
-        assert_eq!(browser.path().await, "/?q=b-2");
+        browser.arrives_at("/?q=b-2").await;
         assert_eq!(browser.count("tbody tr").await, 1);
         browser.click(&format!("#session-{other} .labels a")).await;
-        assert_eq!(browser.path().await, "/?label=case%3DB-2");
+        browser.arrives_at("/?label=case%3DB-2").await;
         assert_eq!(browser.count("tbody tr").await, 1);
         browser.click(".phases a[href*='phase=ended']").await;
-        assert_eq!(browser.path().await, "/?phase=ended&label=case%3DB-2");
+        browser.arrives_at("/?phase=ended&label=case%3DB-2").await;
         assert!(browser.text("#found").await.contains("No session matches"));
         browser.click(".brand").await;
         browser.click(&(watched.row() + " a.id")).await;
