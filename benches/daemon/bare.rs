@@ -119,6 +119,6 @@ pub(crate) fn signature() -> f64 {
     };
     sign(100);
     let before = usage_of(std::process::id());
-    sign(2_000);
-    usage_of(std::process::id()).since(before).cpu() / 2_000.0
+    sign(1_000);
+    usage_of(std::process::id()).since(before).cpu() / 1_000.0
 }
