@@ -8,7 +8,7 @@ mod configuration;
 pub(crate) mod model;
 mod session;
 
-use crate::domain::{Fingerprint, SessionId, Snapshot};
+pub use crate::yoti::fuzz::Reader;
 
 /// A target's name and its function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -27,18 +27,6 @@ pub fn run(name: &str, data: &[u8]) {
     let target = TARGETS.iter().find(|(target, _)| *target == name);
     let (_, target) = target.unwrap_or_else(|| panic!("there is no target {name}"));
     target(data);
-}
-
-/// For benches: reads configurations as they were sent.
-#[derive(Debug, Default)]
-pub struct Reader(crate::yoti::fuzz::Reader);
-
-impl Reader {
-    /// Nothing where the body makes no sense.
-    #[must_use]
-    pub fn read(&self, body: &[u8], id: SessionId, known: Option<Fingerprint>) -> Option<Snapshot> {
-        self.0.read(body, id, known)
-    }
 }
 
 #[cfg(test)]

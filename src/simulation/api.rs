@@ -38,7 +38,7 @@ impl SessionApi for Api {
         self.0.asked(id);
         let observation = self.answer(id, true).await;
         self.0.answered(id, &observation);
-        let observation = beside(observation, known);
+        let observation = unless_known(observation, known);
         if let Observation::Configuration(Snapshot { listing: Listing::Same, .. }) = observation {
             self.0.state().cover("answer known again");
         }
@@ -69,7 +69,7 @@ impl Api {
 }
 
 /// Leaves out what is known already.
-fn beside(observation: Observation, known: Option<Fingerprint>) -> Observation {
+fn unless_known(observation: Observation, known: Option<Fingerprint>) -> Observation {
     let Observation::Configuration(Snapshot { ttl, listing: Listing::Read { resources, .. } }) =
         observation
     else {

@@ -15,9 +15,7 @@ use crate::domain::SessionId;
 /// The API's base URL: https, or plain http to this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
-    /// Normalised, without a slash at its end.
-    text: String,
-    /// The same, with the slash that it has without a path.
+    /// Its path has no slash at its end, unless it has nothing else.
     url: Url,
     origin: Origin,
 }
@@ -63,7 +61,7 @@ impl BaseUrl {
         let (mut url, origin) = parse(text, Self::EXAMPLE)?;
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
-        Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), url, origin })
+        Ok(Self { url, origin })
     }
 
     /// Host and, where it isn't the usual one, port.
@@ -78,10 +76,10 @@ impl BaseUrl {
 
     /// The base URL followed by that path and query, which come out as they went in or not at all.
     pub(super) fn join(&self, path_and_query: &str) -> Option<Url> {
-        let text = format!("{}{path_and_query}", self.text);
+        let text = format!("{self}{path_and_query}");
         // What a URL without a path has for one is not in the text.
         let own_path = self.url.path().trim_end_matches('/');
-        let path_and_query = &text[self.text.len() - own_path.len()..];
+        let path_and_query = &text[text.len() - path_and_query.len() - own_path.len()..];
         let (path, query) = match path_and_query.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (path_and_query, None),
@@ -111,7 +109,7 @@ impl FromStr for BaseUrl {
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.url.as_str().trim_end_matches('/'))
     }
 }
 

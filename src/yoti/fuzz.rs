@@ -54,17 +54,14 @@ fn known_again(body: &[u8], asked: SessionId) {
     assert_eq!(again, Ok(Snapshot { ttl: snapshot.ttl, listing: Listing::Same }));
 }
 
-/// See [`crate::fuzzing::Reader`].
+/// For benches: reads configurations as they were sent.
 #[derive(Debug, Default)]
-pub(crate) struct Reader(Recognizer);
+pub struct Reader(Recognizer);
 
 impl Reader {
-    pub(crate) fn read(
-        &self,
-        body: &[u8],
-        id: SessionId,
-        known: Option<Fingerprint>,
-    ) -> Option<Snapshot> {
+    /// Nothing where the body makes no sense.
+    #[must_use]
+    pub fn read(&self, body: &[u8], id: SessionId, known: Option<Fingerprint>) -> Option<Snapshot> {
         self.0.read(body, id, known).ok()
     }
 }

@@ -161,9 +161,8 @@ impl Browser {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if timeout(PATIENCE, arrives).await.is_err() {
-            panic!("{} is shown, and not {wanted}", self.path().await);
-        }
+        let is_there = timeout(PATIENCE, arrives).await.is_ok();
+        assert!(is_there, "{} is shown, and not {wanted}", self.path().await);
     }
 
     async fn path(&self) -> String {
