@@ -7,7 +7,7 @@
 //!
 //! Sessions are packed, since there may be a million, and unpacked for whoever asks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -28,7 +28,8 @@ pub(super) struct Registry {
     /// through in portions.
     order: Vec<Seat>,
     /// Those that are put in order when somebody looks: many at once cost little more than one.
-    fresh: BTreeMap<SessionId, Seat>,
+    /// In one piece of memory, since all that are loaded are among them.
+    fresh: HashMap<SessionId, Seat>,
     queue: DueQueue,
     tally: Tally,
     /// How many are leased.
@@ -353,18 +354,14 @@ impl Registry {
     /// Puts the fresh ones in order, the last first, so that each piece between two of them moves
     /// once.
     fn sort(&mut self) {
-        let fresh = std::mem::take(&mut self.fresh);
-        let last = self.order.last().map(|&seat| self.slot(seat).id);
-        if last < fresh.first_key_value().map(|(&id, _)| id) {
-            // All of them, when they have been loaded.
-            return self.order.extend(fresh.into_values());
-        }
+        let mut fresh: Vec<_> = std::mem::take(&mut self.fresh).into_iter().collect();
+        fresh.sort_unstable_by_key(|&(id, _)| id);
         let mut end = self.order.len();
         self.order.resize(end + fresh.len(), Seat(0));
-        for (left, (id, seat)) in (0..fresh.len()).zip(&fresh).rev() {
-            let at = self.order[..end].partition_point(|&other| self.slot(other).id < *id);
+        for (left, &(id, seat)) in fresh.iter().enumerate().rev() {
+            let at = self.order[..end].partition_point(|&other| self.slot(other).id < id);
             self.order.copy_within(at..end, at + left + 1);
-            self.order[at + left] = *seat;
+            self.order[at + left] = seat;
             end = at;
         }
     }
