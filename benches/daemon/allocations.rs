@@ -5,7 +5,7 @@ use serde_json::{Deserializer, Value};
 
 use crate::stage::pause;
 use crate::usage::number;
-use crate::{Scale, kind, polling_below};
+use crate::{SECOND, Scale, kind, polling_below};
 
 /// All arenas together, as JSON.
 const STATISTICS: [&str; 2] =
@@ -18,7 +18,8 @@ pub(crate) fn count(scale: &Scale) {
             // What the start takes is the same in a short run and in a long one.
             let run = |time| {
                 let sessions = SESSIONS.min(scale.sessions);
-                let (_home, api, daemon) = polling_below(&STATISTICS, tls, bearer, sessions, "1s");
+                let (_home, api, daemon) =
+                    polling_below(&STATISTICS, tls, bearer, sessions, SECOND);
                 pause(time);
                 let counted = allocations(&daemon.stop())?;
                 Some((number(counted), number(api.requests())))

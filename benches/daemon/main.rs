@@ -101,6 +101,8 @@ fn main() {
     }
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
 fn to_usize(sessions: u64) -> usize {
     usize::try_from(sessions).expect("as many as fit into memory")
 }
@@ -113,16 +115,18 @@ fn home(sessions: u64) -> Home {
     Home::new(&(0..sessions).map(session_id).collect::<Vec<SessionId>>())
 }
 
-fn configure(home: &Home, api: &Api, bearer: bool, interval: &str) {
+fn configure(home: &Home, api: &Api, bearer: bool, interval: Duration) {
     let keys = format!(
-        "{}{SQLITE}{LIMITS}poll.max_in_flight = 32\npoll.interval = \"{interval}\"\n",
-        api.keys(bearer)
+        "{}{SQLITE}{LIMITS}poll.max_in_flight = 32\npoll.interval = \"{}\"\n",
+        api.keys(bearer),
+        humantime::format_duration(interval)
     );
     home.configure(&api.base_url, &keys);
 }
 
-/// A daemon that is polling, and the API that it asks.
-fn polling(tls: bool, bearer: bool, sessions: u64, interval: &str) -> (Home, Api, Daemon) {
+/// A daemon that is polling, and the API that it asks. Its polls are spread over the interval, as
+/// they are of sessions that come one by one.
+fn polling(tls: bool, bearer: bool, sessions: u64, interval: Duration) -> (Home, Api, Daemon) {
     polling_below(&[], tls, bearer, sessions, interval)
 }
 
@@ -132,10 +136,11 @@ fn polling_below(
     tls: bool,
     bearer: bool,
     sessions: u64,
-    interval: &str,
+    interval: Duration,
 ) -> (Home, Api, Daemon) {
     let home = home(sessions);
     let api = Api::start(&home.path("."), tls);
+    store::fill(&home, sessions, &Policy { interval, ..Policy::default() });
     configure(&home, &api, bearer, interval);
     let mut daemon = home.start(program);
     daemon.tracks(to_usize(sessions));
@@ -164,7 +169,7 @@ fn polls(scale: &Scale) {
     );
     for tls in [false, true] {
         for (load, sessions, interval) in
-            [("333 a second", 1_000, "3s"), ("saturated", 20_000, "1s")]
+            [("333 a second", 1_000, 3 * SECOND), ("saturated", 20_000, SECOND)]
         {
             let is_saturated = load == "saturated";
             let signature = at_best(bare::signature, |&cpu| cpu) * 1e6;
@@ -204,12 +209,12 @@ fn compare(scale: &Scale) {
         let used = daemon.watch_at_best(scale.time);
         let cpu = used.cpu() / used.polls * 1e6;
         println!(
-            "ibvwatch, {sessions} sessions every {interval}, bearer over HTTP: {cpu:.0} µs of CPU a poll, {:.0} MB",
+            "ibvwatch, {sessions} sessions every {interval:?}, bearer over HTTP: {cpu:.0} µs of CPU a poll, {:.0} MB",
             daemon.memory().0
         );
         cpu
     };
-    let least = ours(5_000, "15s");
+    let least = ours(5_000, 15 * SECOND);
     match peers::prometheus(5_000, scale.time) {
         Some(prometheus) => println!(
             "Prometheus: {:.0} µs of CPU a scrape, {:.0} scrapes/s, {:.0} MB; ratio {:.2}",
@@ -220,7 +225,7 @@ fn compare(scale: &Scale) {
         ),
         None => left_out("Prometheus", "prometheus"),
     }
-    let least = ours(20_000, "1s");
+    let least = ours(20_000, SECOND);
     match peers::python(scale.time / 2) {
         Some(python) => println!(
             "Python, one poll after the other: {:.0} µs of CPU a poll, {:.0} µs of them signing; unsigned {:.0} µs, {:.1} times ours as fast as it can",
@@ -254,7 +259,7 @@ fn syncs(scale: &Scale) {
         return left_out("file system syncs", "strace");
     };
     let api = Api::start(&home.path("."), false);
-    configure(&home, &api, true, "10s");
+    configure(&home, &api, true, 10 * SECOND);
     let mut daemon = home.start(&program);
     daemon.tracks(to_usize(sessions));
     let changes = |daemon: &mut Daemon| {
@@ -280,13 +285,12 @@ fn syncs(scale: &Scale) {
 /// How late polls go out at half of what it can do, early and late in a long time.
 fn lateness(scale: &Scale) {
     let saturated = {
-        let (_home, _api, mut daemon) = polling(false, true, 20_000.min(scale.sessions), "1s");
+        let (_home, _api, mut daemon) = polling(false, true, 20_000.min(scale.sessions), SECOND);
         daemon.watch(scale.time).polls_per_second()
     };
     let sessions = 20_000.min(scale.sessions);
-    let interval = (number(sessions) / (saturated / 2.0)).max(1.0);
-    let interval = format!("{}ms", (interval * 1e3).round());
-    let (_home, _api, mut daemon) = polling(false, true, sessions, &interval);
+    let interval = Duration::from_secs_f64(number(sessions) / (saturated / 2.0)).max(SECOND);
+    let (_home, _api, mut daemon) = polling(false, true, sessions, interval);
     println!("{:>8} {:>8} {:>8} {:>8} {:>8}", "polls/s", "p50 ms", "p99 ms", "max ms", "≤ 50 ms");
     for _ in 0..3 {
         let (before, used) = (daemon.metrics(), daemon.watch(scale.long / 3));
@@ -356,7 +360,7 @@ fn idle(scale: &Scale) {
         let home = home(sessions);
         let api = Api::start(&home.path("."), false);
         store::fill(&home, sessions, &Policy { interval, ..Policy::default() });
-        configure(&home, &api, true, &format!("{}s", interval.as_secs()));
+        configure(&home, &api, true, interval);
         let mut daemon = home.start(&[]);
         daemon.logged("ibvwatch is running");
         pause(time / 3);
@@ -398,7 +402,7 @@ fn memory(scale: &Scale) {
         let policy = Policy { interval: scale.interval, ..Policy::default() };
         store::fill(&home, sessions, &policy);
         let size = std::fs::metadata(home.path("ibvwatch.db")).map_or(0, |file| file.len());
-        configure(&home, &api, true, &format!("{}s", scale.interval.as_secs()));
+        configure(&home, &api, true, scale.interval);
         let started = Instant::now();
         let mut daemon = home.start(&[]);
         let first = loop {

@@ -121,7 +121,12 @@ impl Daemon {
 
     /// The same in that part of the time in which its polls took least.
     pub(crate) fn watch_at_best(&mut self, time: Duration) -> Used {
-        at_best(|| self.watch(time / TIMES), |used| used.cpu() / used.polls)
+        let watch = || {
+            let used = self.watch(time / TIMES);
+            assert!(used.polls > 0.0, "no polls in {:?}", used.at);
+            used
+        };
+        at_best(watch, |used| used.cpu() / used.polls)
     }
 
     pub(crate) fn memory(&self) -> (f64, f64) {

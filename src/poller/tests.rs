@@ -204,6 +204,23 @@ async fn polls_keep_to_the_budget_and_each_session_to_one_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn polls_that_are_due_soon_after_one_another_go_out_together() {
+    let policy = Policy { interval: SECOND, active_interval: SECOND, ..Policy::default() };
+    let world = World::start(Limits { rate: 1e3, burst: 1_000, ..limits() }, policy);
+    world.api.state.lock().unwrap().takes = Duration::ZERO;
+    world.track(100).await;
+    sleep(MINUTE).await;
+    let since = world.api.start.elapsed();
+    sleep(MINUTE).await;
+    let mut asked = world.api.asked_since(since);
+    assert!((5_800..=6_100).contains(&asked.len()), "{} in a minute", asked.len());
+    asked.dedup();
+    let apart = asked.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
+    assert!(apart >= Duration::from_millis(20), "two {apart:?} apart");
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn ten_minutes_of_rate_limiting_bring_probes_and_nothing_else() {
     let world = World::start(limits(), Policy::default());
     world.track(100).await;

@@ -17,7 +17,7 @@ use super::journal::{Decision, Journal, Receipt, Write, ended};
 use super::registry::Registry;
 use super::{
     Context, EventPage, EventQuery, Gauges, Lease, SessionPage, SessionQuery, Store, StoreError,
-    WriteFailure,
+    TOGETHER, WriteFailure,
 };
 use crate::clock::Clock;
 use crate::domain::{
@@ -278,7 +278,7 @@ impl<J: Journal> Store for Ledger<J> {
                 if let Some(lease) = registry.lease(now) {
                     return Ok(lease);
                 }
-                registry.next_poll()
+                registry.next_poll().map(|at| at.plus(TOGETHER))
             };
             tokio::select! {
                 biased;

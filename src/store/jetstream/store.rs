@@ -31,7 +31,7 @@ use crate::domain::{
 use crate::failpoint::Failpoint;
 use crate::store::{
     Context, EventFilter, EventPage, EventQuery, Gauges, Lease, SessionPage, SessionQuery, Store,
-    StoreError, WriteFailure,
+    StoreError, TOGETHER, WriteFailure,
 };
 
 /// The longest sleep: the wall clock may be stepped, and the machine suspended, in the middle
@@ -384,7 +384,9 @@ impl Store for JetStreamStore {
                 let view = inner.view();
                 match inner.desk().look(&view, inner.now(), &inner.policy()) {
                     Look::Found(lease) => return Ok(*lease),
-                    Look::Nothing(wait) => wait.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP),
+                    Look::Nothing(wait) => {
+                        wait.map_or(LONGEST_SLEEP, |wait| LONGEST_SLEEP.min(wait + TOGETHER))
+                    }
                 }
             };
             inner.asked.notify_one();

@@ -80,6 +80,24 @@ async fn a_crash_loses_nothing_that_was_committed() {
 }
 
 #[tokio::test]
+async fn every_session_is_taken_up_wherever_it_stands() {
+    for many in [0, 1, 2, 3, 2_345] {
+        let w = Disk::new();
+        w.track(&(0..many).collect::<Vec<_>>()).await;
+        // Leaves gaps, and the first row is one of them.
+        let gone = (0..many / 3).map(|n| id(3 * n)).collect();
+        w.store.untrack(gone).await.unwrap();
+        w.clock.advance(Duration::from_secs(31 * 86_400));
+        w.store.ack_events("sink", w.reader().last_sequence().unwrap()).await.unwrap();
+        w.store.purge(Duration::from_secs(30 * 86_400), &["sink"]).await.unwrap();
+        let ids = |sessions: Vec<Session>| sessions.iter().map(Session::id).collect::<Vec<_>>();
+        let before = ids(w.store.sessions().await.unwrap());
+        assert_eq!(before.len(), usize::from(many - many / 3));
+        assert_eq!(ids(w.reopened().store.sessions().await.unwrap()), before);
+    }
+}
+
+#[tokio::test]
 async fn a_redelivery_after_a_restart_is_the_same_to_the_byte() {
     let w = Disk::new();
     let labels = Labels::new([("case".to_owned(), "Ä\"17\u{2028}".to_owned())].into()).unwrap();
