@@ -51,6 +51,12 @@ impl Used {
         self.polls / self.at.as_secs_f64()
     }
 
+    /// In seconds, of one poll.
+    pub(crate) fn cpu_each(&self) -> f64 {
+        assert!(self.polls > 0.0, "no polls in {:?}", self.at);
+        self.cpu() / self.polls
+    }
+
     /// Of one core, in percent.
     pub(crate) fn share(&self, cpu: f64) -> f64 {
         cpu / self.at.as_secs_f64() * 100.0
@@ -62,8 +68,11 @@ pub(crate) const TIMES: u32 = 4;
 /// What came out least of several times: what a virtual machine has of its cores differs from
 /// second to second, and what others take of them is nobody's here.
 pub(crate) fn at_best<T>(mut measure: impl FnMut() -> T, cost: impl Fn(&T) -> f64) -> T {
-    let measured = (0..TIMES).map(|_| measure());
-    measured.min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("several times")
+    best((0..TIMES).map(|_| measure()), cost)
+}
+
+pub(crate) fn best<T>(measured: impl IntoIterator<Item = T>, cost: impl Fn(&T) -> f64) -> T {
+    measured.into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("several times")
 }
 
 pub(crate) fn usage_of(pid: u32) -> Usage {
@@ -121,12 +130,19 @@ impl Daemon {
 
     /// The same in that part of the time in which its polls took least.
     pub(crate) fn watch_at_best(&mut self, time: Duration) -> Used {
-        let watch = || {
-            let used = self.watch(time / TIMES);
-            assert!(used.polls > 0.0, "no polls in {:?}", used.at);
-            used
-        };
-        at_best(watch, |used| used.cpu() / used.polls)
+        at_best(|| self.watch(time / TIMES), Used::cpu_each)
+    }
+
+    /// Does something while it stands still. What falls due meanwhile is due at once afterwards.
+    pub(crate) fn paused<T>(&self, other: impl FnOnce() -> T) -> T {
+        self.signal(Signal::STOP);
+        let done = other();
+        self.signal(Signal::CONT);
+        done
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a process");
     }
 
     pub(crate) fn memory(&self) -> (f64, f64) {
@@ -135,7 +151,7 @@ impl Daemon {
 
     /// Stops it as a service manager does; gives what it has logged until its end.
     pub(crate) fn stop(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a process");
+        self.signal(Signal::TERM);
         let status = self.child.wait().expect("a status");
         let logged = std::fs::read_to_string(&self.log).expect("a log");
         assert!(status.success(), "{status}: {logged}");
