@@ -2,6 +2,7 @@
 //! daemon has. Runs in a process of its own, so that its times are its alone.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -19,13 +20,14 @@ use crate::usage::{number, usage_of};
 /// Set for the process that is to be the bare client.
 const WANTED: &str = "IBVWATCH_BENCH_BARE";
 
-/// Seconds of CPU for one request, where so many tasks ask as fast as they can, or so many times a
-/// second.
-pub(crate) fn get(api: &Api, tasks: u32, rate: Option<f64>, time: Duration) -> f64 {
+/// Seconds of CPU for one request, and a signature before it if it is to be signed, where so many
+/// tasks ask as fast as they can, or so many times a second.
+pub(crate) fn get(api: &Api, signed: bool, tasks: u32, rate: Option<f64>, time: Duration) -> f64 {
     let ca_file = api.base_url.starts_with("https").then(|| api.ca_file.display().to_string());
     let ca_file = ca_file.unwrap_or_default();
     let rate = rate.unwrap_or(0.0);
-    let wanted = format!("{} {tasks} {rate} {} {ca_file}", api.base_url, time.as_secs_f64());
+    let wanted =
+        format!("{} {signed} {tasks} {rate} {} {ca_file}", api.base_url, time.as_secs_f64());
     let this = std::env::current_exe().expect("a path");
     let output = Command::new(this).env(WANTED, wanted).output().expect("the bare client");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -36,17 +38,18 @@ pub(crate) fn get(api: &Api, tasks: u32, rate: Option<f64>, time: Duration) -> f
 pub(crate) fn was_wanted() -> bool {
     let Ok(wanted) = std::env::var(WANTED) else { return false };
     let words: Vec<&str> = wanted.split(' ').collect();
-    let [base_url, tasks, rate, seconds, ca_file] = words[..] else { panic!("{wanted}") };
+    let [base_url, signed, tasks, rate, seconds, ca_file] = words[..] else { panic!("{wanted}") };
     let read = |word: &str| word.parse::<f64>().expect("a number");
     let (rate, seconds) = (read(rate), read(seconds));
     let tasks: u32 = tasks.parse().expect("a number");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let client = client(ca_file);
+    let key = (signed == "true").then(|| Arc::new(key()));
     let ask = |time: f64| {
         let until = Instant::now() + Duration::from_secs_f64(time);
         let each = (0..u64::from(tasks)).map(|n| {
-            let client = client.clone();
+            let (client, key) = (client.clone(), key.clone());
             let base_url = base_url.to_owned();
             let pause = (rate > 0.0).then(|| Duration::from_secs_f64(f64::from(tasks) / rate));
             tokio::spawn(async move {
@@ -55,6 +58,9 @@ pub(crate) fn was_wanted() -> bool {
                 while Instant::now() < until {
                     if let Some(again) = &mut again {
                         again.tick().await;
+                    }
+                    if let Some(key) = &key {
+                        sign(key);
                     }
                     let id = session_id(n + done % 1_000);
                     let url = format!("{base_url}/sessions/{id}/configuration");
@@ -101,24 +107,27 @@ fn client(ca_file: &str) -> Client {
     builder.tls_certs_only(certificates).build().expect("a client")
 }
 
-/// Seconds of CPU for one signature with RSA-2048.
-pub(crate) fn signature() -> f64 {
+fn key() -> KeyPair {
     let key = match PrivateKeyDer::from_pem_slice(PRIVATE_KEY.as_bytes()).expect("a key") {
         PrivateKeyDer::Pkcs1(key) => KeyPair::from_der(key.secret_pkcs1_der()),
         PrivateKeyDer::Pkcs8(key) => KeyPair::from_pkcs8(key.secret_pkcs8_der()),
         PrivateKeyDer::Sec1(_) | _ => panic!("not an RSA key"),
     };
-    let key = key.expect("a key");
+    key.expect("a key")
+}
+
+fn sign(key: &KeyPair) {
     let mut signature = vec![0; key.public_modulus_len()];
-    let random = SystemRandom::new();
-    let mut sign = |times: u32| {
-        let message = [b'x'; 190];
-        for _ in 0..times {
-            key.sign(&RSA_PKCS1_SHA256, &random, &message, &mut signature).expect("a signature");
-        }
-    };
-    sign(100);
+    let message = [b'x'; 190];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), &message, &mut signature)
+        .expect("a signature");
+}
+
+/// Seconds of CPU for one signature with RSA-2048, one after the other.
+pub(crate) fn signature() -> f64 {
+    let key = key();
+    (0..100).for_each(|_| sign(&key));
     let before = usage_of(std::process::id());
-    sign(1_000);
+    (0..1_000).for_each(|_| sign(&key));
     usage_of(std::process::id()).since(before).cpu() / 1_000.0
 }

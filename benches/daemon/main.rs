@@ -27,7 +27,7 @@ use ibvwatch::domain::{Policy, SessionId};
 use self::api::Api;
 use self::fixtures::session_id;
 use self::stage::{Daemon, Home, SQLITE, pause};
-use self::usage::{TIMES, Used, best, number, sum};
+use self::usage::{TIMES, Used, at_best, best, number, sum};
 
 const LIMITS: &str = "poll.rate_limit = 100000\npoll.burst = 100000\n\
                       poll.active_interval = \"1s\"\npoll.active_for = \"0s\"\n";
@@ -163,6 +163,7 @@ fn polls(scale: &Scale) {
         Some(a_second) => println!("signature by openssl speed: {:.0} µs", 1e6 / a_second),
         None => left_out("the signature by OpenSSL", "openssl"),
     }
+    println!("signature by aws-lc-rs: {:.0} µs", at_best(bare::signature, |&cpu| cpu) * 1e6);
     println!(
         "{:<24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}",
         "", "polls/s", "CPU µs", "user", "system", "switches", "bytes", "limit µs", "ratio"
@@ -176,17 +177,14 @@ fn polls(scale: &Scale) {
             let (tasks, rate) = if is_saturated { (32, None) } else { (4, Some(333.0)) };
             for bearer in [true, false] {
                 let (_home, api, mut daemon) = polling(tls, bearer, sessions, interval);
-                let limit = || {
-                    let get = bare::get(&api, tasks, rate, scale.time / 2 / TIMES);
-                    get + if bearer { 0.0 } else { bare::signature() }
-                };
+                let ask = || bare::get(&api, !bearer, tasks, rate, scale.time / 2 / TIMES);
                 // In turns, since a minute later this machine may take half the time, or twice.
                 let turns = (0..TIMES).map(|_| {
-                    let limit = if is_saturated { daemon.paused(limit) } else { limit() };
+                    let limit = if is_saturated { daemon.paused(ask) } else { ask() };
                     (limit, daemon.watch(scale.time / TIMES))
                 });
-                let (limits, used): (Vec<f64>, Vec<Used>) = turns.unzip();
-                let limit = best(limits, |&seconds| seconds) * 1e6;
+                let (costs, used): (Vec<f64>, Vec<Used>) = turns.unzip();
+                let limit = best(costs, |&seconds| seconds) * 1e6;
                 let took = best(used, Used::cpu_each);
                 let each = |seconds: f64| seconds / took.polls * 1e6;
                 let (cpu, user, system) = (each(took.cpu()), each(took.user), each(took.system));
