@@ -183,9 +183,9 @@ fn polls(scale: &Scale) {
                     let limit = if is_saturated { daemon.paused(ask) } else { ask() };
                     (limit, daemon.watch(scale.time / TIMES))
                 });
-                let (costs, used): (Vec<f64>, Vec<Used>) = turns.unzip();
+                let (costs, parts): (Vec<f64>, Vec<Used>) = turns.unzip();
                 let limit = best(costs, |&seconds| seconds) * 1e6;
-                let took = best(used, Used::cpu_each);
+                let took = best(parts, Used::cpu_each);
                 let each = |seconds: f64| seconds / took.polls * 1e6;
                 let (cpu, user, system) = (each(took.cpu()), each(took.user), each(took.system));
                 let name = format!("{}, {load}", kind(tls, bearer));
