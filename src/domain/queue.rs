@@ -2,6 +2,8 @@
 
 mod heap;
 
+use std::time::Duration;
+
 use self::heap::Heap;
 use super::census::Moments;
 use super::schedule::Urgency;
@@ -140,6 +142,18 @@ impl DueQueue {
     #[must_use]
     pub fn next_poll(&self) -> Option<Timestamp> {
         self.lanes[..TIMERS].iter().filter_map(Heap::first).map(|(at, _)| at).min()
+    }
+
+    /// When `many` polls are due, but no later than so long `after` the first of them is.
+    #[must_use]
+    pub fn next_polls(&self, many: usize, after: Duration) -> Option<Timestamp> {
+        let last = self.next_poll()?.plus(after);
+        let soon = |lane: &Heap| {
+            lane.in_order().take(many).take_while(|&at| at < last).collect::<Vec<_>>()
+        };
+        let mut due: Vec<_> = self.lanes[..TIMERS].iter().flat_map(soon).collect();
+        due.sort_unstable();
+        Some(due.get(many.saturating_sub(1)).copied().unwrap_or(last))
     }
 
     /// How many polls were due by the last whole second.
@@ -360,7 +374,14 @@ mod tests {
                 let places = wakes.values().flat_map(|wake| {
                     wake.poll.map(|(at, _)| at).into_iter().chain(wake.last_chance)
                 });
-                prop_assert_eq!(queue.next_poll(), places.min());
+                let mut places: Vec<Timestamp> = places.collect();
+                places.sort_unstable();
+                prop_assert_eq!(queue.next_poll(), places.first().copied());
+                let third = places.first().map(|first| {
+                    let last = first.plus(Duration::from_secs(4));
+                    places.get(2).map_or(last, |&third| third.min(last))
+                });
+                prop_assert_eq!(queue.next_polls(3, Duration::from_secs(4)), third);
             }
         }
     }

@@ -37,6 +37,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Who should have woken within [`LONGEST_SLEEP`] and did not for so long was not merely busy.
 const ASLEEP_FROM: Duration = Duration::from_secs(10);
 
+/// Polls that are worth a wake-up of their own: to wait for more would only make them late.
+const MANY: usize = 16;
+
 /// Sleeps until `next`, by a clock that says `now`, or as long as one may.
 async fn sleep_until(next: Option<Timestamp>, now: Timestamp) {
     tokio::time::sleep(next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP))).await;
@@ -278,7 +281,7 @@ impl<J: Journal> Store for Ledger<J> {
                 if let Some(lease) = registry.lease(now) {
                     return Ok(lease);
                 }
-                registry.next_poll().map(|at| at.plus(TOGETHER))
+                registry.next_polls(MANY, TOGETHER)
             };
             tokio::select! {
                 biased;

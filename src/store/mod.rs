@@ -81,10 +81,10 @@ pub struct WriteFailure {
     pub since: Timestamp,
 }
 
-/// How much longer a store waits for the next poll than until it is due, so that those which are
+/// How much longer a store may wait for the next poll than until it is due, so that those which are
 /// due soon after it go out with it: to wake up, and to read what was in no cache, takes more CPU
 /// than a poll does.
-const TOGETHER: Duration = Duration::from_millis(10);
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Keeps sessions and their events, and says which session is to be polled next.
 pub trait Store: Gauges {
@@ -95,7 +95,7 @@ pub trait Store: Gauges {
     /// Ends each of these sessions as untracked, unless it has ended already.
     fn untrack(&self, ids: Vec<SessionId>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Waits until a session is to be polled, and up to 10 ms longer, and leases it: nobody else is
+    /// Waits until a session is to be polled, and up to 20 ms longer, and leases it: nobody else is
     /// given it until the lease is committed or released. Cancel safe: dropping the future loses no
     /// lease.
     fn next_due(&self) -> impl Future<Output = Result<Lease, StoreError>> + Send;

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -198,6 +199,10 @@ impl Registry {
     /// When the next poll falls due; may lie in the past.
     pub(super) fn next_poll(&self) -> Option<Timestamp> {
         self.queue.next_poll()
+    }
+
+    pub(super) fn next_polls(&self, many: usize, after: Duration) -> Option<Timestamp> {
+        self.queue.next_polls(many, after)
     }
 
     /// Ends a lease with its decision; there is none to be journaled where it is steady.

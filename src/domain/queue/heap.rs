@@ -1,5 +1,8 @@
 //! A heap out of which anything can be taken, in twelve bytes an entry.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use super::super::time::Timestamp;
 use super::Seat;
 
@@ -33,6 +36,17 @@ impl Heap {
             }
         }
         found
+    }
+
+    /// Its moments in order, each of which costs more the later it comes.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = Timestamp> {
+        let moment = |place: usize| Some(Reverse((*self.moments.get(place)?, place)));
+        let mut open: BinaryHeap<_> = moment(0).into_iter().collect();
+        std::iter::from_fn(move || {
+            let Reverse((at, place)) = open.pop()?;
+            open.extend((place * ARITY + 1..=place * ARITY + ARITY).filter_map(moment));
+            Some(at)
+        })
     }
 
     pub(super) fn moment(&self, place: usize) -> Timestamp {
