@@ -44,7 +44,7 @@ pub(crate) fn fill(home: &Home, sessions: u64, policy: &Policy) {
         let mut entries: Vec<Entry> = (0..sessions).map(entry).collect();
         entries.sort_unstable_by_key(|entry| entry.session_id);
         for (n, entry) in (0_u32..).zip(entries) {
-            let ago = policy.interval.mul_f64(f64::from(n % 1_000) / 1_100.0);
+            let ago = policy.interval.mul_f64(f64::from(n) / number(sessions) / 1.1);
             let id = entry.session_id;
             let tracked = Session::track(entry, 0, now.minus(ago), policy).session;
             let good = answer_with(id, "REQUIRED", MONTH + ago);

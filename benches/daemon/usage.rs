@@ -51,10 +51,9 @@ impl Used {
         self.polls / self.at.as_secs_f64()
     }
 
-    /// In seconds, of one poll.
+    /// In seconds, of one poll; without end where there was none.
     pub(crate) fn cpu_each(&self) -> f64 {
-        assert!(self.polls > 0.0, "no polls in {:?}", self.at);
-        self.cpu() / self.polls
+        if self.polls > 0.0 { self.cpu() / self.polls } else { f64::INFINITY }
     }
 
     /// Of one core, in percent.
