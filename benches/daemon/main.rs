@@ -29,6 +29,8 @@ use self::fixtures::session_id;
 use self::stage::{Daemon, Home, SQLITE, pause};
 use self::usage::{TIMES, Used, at_best, best, number, sum};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 const LIMITS: &str = "poll.rate_limit = 100000\npoll.burst = 100000\n\
                       poll.active_interval = \"1s\"\npoll.active_for = \"0s\"\n";
 
@@ -100,8 +102,6 @@ fn main() {
         run(&scale);
     }
 }
-
-const SECOND: Duration = Duration::from_secs(1);
 
 fn to_usize(sessions: u64) -> usize {
     usize::try_from(sessions).expect("as many as fit into memory")
