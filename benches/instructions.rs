@@ -104,13 +104,13 @@ fn observe((session, seen): (Session, Observation)) -> Transition {
 }
 
 #[library_benchmark(config = baseline(3_230))]
-#[bench::four_resources(observed("REQUIRED").0)]
-fn pack(session: Session) -> (Packed, Session) {
-    (Packed::of(black_box(&session)), session)
+#[bench::four_resources(observed("REQUIRED").0, Vec::with_capacity(256))]
+fn pack(session: Session, mut scratch: Vec<u8>) -> (Packed, Session, Vec<u8>) {
+    (Packed::of(black_box(&session), &mut scratch), session, scratch)
 }
 
 #[library_benchmark(config = baseline(2_650))]
-#[bench::four_resources(Packed::of(&observed("REQUIRED").0))]
+#[bench::four_resources(Packed::of(&observed("REQUIRED").0, &mut Vec::new()))]
 fn unpack(packed: Packed) -> (Session, Packed) {
     (black_box(&packed).unpack(session_id(1), None), packed)
 }

@@ -78,13 +78,14 @@ fn observe_when_it_was_required(bencher: Bencher<'_, '_>, state: &str) {
 #[divan::bench]
 fn pack(bencher: Bencher<'_, '_>) {
     let session = observed();
-    bencher.bench(|| Packed::of(black_box(&session)));
+    let scratch = &mut Vec::new();
+    bencher.bench_local(|| Packed::of(black_box(&session), scratch));
 }
 
 #[divan::bench]
 fn unpack(bencher: Bencher<'_, '_>) {
     let session = observed();
-    let packed = Packed::of(&session);
+    let packed = Packed::of(&session, &mut Vec::new());
     bencher.bench(|| black_box(&packed).unpack(session.id(), None));
 }
 

@@ -26,6 +26,7 @@ use ibvwatch::domain::{Policy, SessionId};
 
 use self::api::Api;
 use self::fixtures::session_id;
+use self::peers::{Prometheus, Python};
 use self::stage::{Daemon, Home, SQLITE, pause};
 use self::usage::{TIMES, Used, at_best, best, number, sum};
 
@@ -202,41 +203,57 @@ fn polls(scale: &Scale) {
 }
 
 fn compare(scale: &Scale) {
-    if !scale.peers {
-        return;
+    if scale.peers {
+        beside_prometheus(scale.time);
+        beside_python(scale.time / TIMES);
     }
-    let ours = |sessions, interval| {
-        let (_home, _api, mut daemon) = polling(false, true, sessions, interval);
-        let used = daemon.watch_at_best(scale.time);
-        let cpu = used.cpu_each() * 1e6;
-        println!(
-            "ibvwatch, {sessions} sessions every {interval:?}, bearer over HTTP: {cpu:.0} µs of CPU a poll, {:.0} MB",
-            daemon.memory().0
-        );
-        cpu
+}
+
+/// Both at once, so that each has of the machine's cores what the other has.
+fn beside_prometheus(time: Duration) {
+    let Some(prometheus) = Prometheus::start(5_000) else {
+        return left_out("Prometheus", "prometheus");
     };
-    let least = ours(5_000, 15 * SECOND);
-    match peers::prometheus(5_000, scale.time) {
-        Some(prometheus) => println!(
-            "Prometheus: {:.0} µs of CPU a scrape, {:.0} scrapes/s, {:.0} MB; ratio {:.2}",
-            prometheus.cpu * 1e6,
-            prometheus.scrapes_per_second,
-            prometheus.memory,
-            least / (prometheus.cpu * 1e6)
-        ),
-        None => left_out("Prometheus", "prometheus"),
-    }
-    let least = ours(20_000, SECOND);
-    match peers::python(scale.time / 2) {
-        Some(python) => println!(
-            "Python, one poll after the other: {:.0} µs of CPU a poll, {:.0} µs of them signing; unsigned {:.0} µs, {:.1} times ours as fast as it can",
-            python.signed * 1e6,
-            (python.signed - python.unsigned) * 1e6,
-            python.unsigned * 1e6,
-            python.unsigned * 1e6 / least
-        ),
-        None => left_out("the poller in Python", "python3-venv, and let pip reach PyPI"),
-    }
+    let (_home, _api, mut daemon) = polling(false, true, 5_000, 15 * SECOND);
+    let times = (0..TIMES).map(|_| {
+        let before = prometheus.usage();
+        let ours = daemon.watch(time);
+        (ours, prometheus.usage().since(before))
+    });
+    let (ours, theirs): (Vec<Used>, Vec<Used>) = times.unzip();
+    let (ours, theirs) = (best(ours, Used::cpu_each), best(theirs, Used::cpu_each));
+    println!("5,000 every 15 s, bearer over HTTP:");
+    let of = |name, used: &Used, memory| {
+        let (cpu, rate) = (used.cpu_each() * 1e6, used.polls_per_second());
+        println!("{name:<12} {cpu:>6.0} µs of CPU each, {rate:.0} a second, {memory:.0} MB");
+    };
+    of("ibvwatch", &ours, daemon.memory().0);
+    of("Prometheus", &theirs, prometheus.memory());
+    println!("ratio {:.2}", ours.cpu_each() / theirs.cpu_each());
+}
+
+/// In turns.
+fn beside_python(time: Duration) {
+    let Some(python) = Python::install() else {
+        return left_out("the poller in Python", "python3-venv, and let pip reach PyPI");
+    };
+    let (_home, api, mut daemon) = polling(false, true, 20_000, SECOND);
+    let times = (0..TIMES).map(|_| {
+        let theirs = daemon.paused(|| python.poll(&api, false, time));
+        (daemon.watch(time).cpu_each(), theirs)
+    });
+    let (ours, theirs): (Vec<f64>, Vec<f64>) = times.unzip();
+    let least = |costs| best(costs, |&cost| cost) * 1e6;
+    let (ours, theirs) = (least(ours), least(theirs));
+    println!(
+        "unsigned, as fast as they can: ibvwatch {ours:.0} µs of CPU a poll, a poller in Python {theirs:.0}; {:.1} times",
+        theirs / ours
+    );
+    let signed = daemon.paused(|| at_best(|| python.poll(&api, true, time), |&cost| cost)) * 1e6;
+    println!(
+        "signed, in Python: {signed:.0} µs, of which signing is {:.0} %",
+        (1.0 - theirs / signed) * 100.0
+    );
 }
 
 /// How many changes a second become durable.
@@ -244,9 +261,15 @@ fn commits(scale: &Scale) {
     let changes = scale.sessions / 4;
     println!("{:>8} {:>10} {:>10} {:>6}", "at once", "ibvwatch/s", "SQLite/s", "ratio");
     for at_once in [32, 200] {
-        let home = Home::new(&[]);
-        let ours = store::commits(&home.path("ours.db"), changes, at_once);
-        let bare = store::bare_commits(&home.path("bare.db"), changes, at_once);
+        // In turns, each with a database of its own.
+        let times = (0..TIMES).map(|_| {
+            let home = Home::new(&[]);
+            let ours = store::commits(&home.path("ours.db"), changes, at_once);
+            (ours, store::bare_commits(&home.path("bare.db"), changes, at_once))
+        });
+        let (ours, bare): (Vec<f64>, Vec<f64>) = times.unzip();
+        let most = |rates| best(rates, |&rate: &f64| -rate);
+        let (ours, bare) = (most(ours), most(bare));
         println!("{at_once:>8} {ours:>10.0} {bare:>10.0} {:>6.2}", ours / bare);
     }
 }
@@ -399,19 +422,28 @@ fn memory(scale: &Scale) {
     );
     for &sessions in scale.memory {
         let home = home(sessions);
-        let api = Api::start(&home.path("."), false);
         let policy = Policy { interval: scale.interval, ..Policy::default() };
         store::fill(&home, sessions, &policy);
         let size = std::fs::metadata(home.path("ibvwatch.db")).map_or(0, |file| file.len());
-        configure(&home, &api, true, scale.interval);
-        let started = Instant::now();
-        let mut daemon = home.start(&[]);
-        let first = loop {
-            if let Some(at) = api.first_request() {
-                break at.duration_since(started);
-            }
-            pause(Duration::from_millis(2));
+        let start = || {
+            let api = Api::start(&home.path("."), false);
+            configure(&home, &api, true, scale.interval);
+            let started = Instant::now();
+            let daemon = home.start(&[]);
+            let first = loop {
+                if let Some(at) = api.first_request() {
+                    break at.duration_since(started);
+                }
+                pause(Duration::from_millis(2));
+            };
+            (daemon, api, started, first)
         };
+        let earlier: Vec<Duration> = (1..TIMES).map(|_| start().3).collect();
+        let (mut daemon, _api, started, first) = start();
+        let firsts = earlier.into_iter().chain([first]).map(|first| first.as_secs_f64());
+        let (soonest, latest) = firsts.fold((f64::INFINITY, 0.0_f64), |(least, most), first| {
+            (least.min(first), most.max(first))
+        });
         let at_once = daemon.memory().0;
         daemon.tracks(to_usize(sessions));
         let taken_over = started.elapsed();
@@ -423,8 +455,8 @@ fn memory(scale: &Scale) {
         }
         let (_, peak) = daemon.memory();
         println!(
-            "{sessions:>9} {at_once:>10.0} {most:>10.0} {peak:>9.0} {:>12.2} {:>9.1}s {:>10.0}",
-            first.as_secs_f64(),
+            "{sessions:>9} {at_once:>10.0} {most:>10.0} {peak:>9.0} {:>12} {:>9.1}s {:>10.0}",
+            format!("{soonest:.2}-{latest:.2}"),
             taken_over.as_secs_f64(),
             number(size) / 1e6
         );

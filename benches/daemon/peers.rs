@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::api::Api;
 use crate::fixtures::session_id;
 use crate::stage::{Home, SDK_ID, pause};
-use crate::usage::{TIMES, at_best, memory_of, number, usage_of};
+use crate::usage::{Usage, memory_of, number, usage_of};
 
 /// RSA-2048 signatures a second and core, by OpenSSL.
 pub(crate) fn openssl_signatures() -> Option<f64> {
@@ -31,72 +31,64 @@ impl Drop for Killed {
     }
 }
 
+/// Debian's Prometheus, and what it scrapes.
 pub(crate) struct Prometheus {
-    /// Seconds of CPU for one scrape.
-    pub(crate) cpu: f64,
-    pub(crate) scrapes_per_second: f64,
-    /// Resident megabytes.
-    pub(crate) memory: f64,
+    child: Killed,
+    api: Api,
+    _home: Home,
 }
 
-/// Debian's Prometheus, which finds that many targets in a file and scrapes each every 15 s.
-pub(crate) fn prometheus(targets: u64, time: Duration) -> Option<Prometheus> {
-    if !has("prometheus") {
-        return None;
-    }
-    let home = Home::new(&[]);
-    let api = Api::start(&home.path("."), false);
-    let address = api.base_url.trim_start_matches("http://").split('/').next()?.to_owned();
-    let mut found = String::from("[");
-    for n in 0..targets {
-        let comma = if n == 0 { "" } else { "," };
-        let path = format!("/metrics/{}", session_id(n));
-        let labels = format!(r#"{{"__metrics_path__":"{path}","case":"A-{n}"}}"#);
-        write!(found, r#"{comma}{{"targets":["{address}"],"labels":{labels}}}"#).ok()?;
-    }
-    found.push(']');
-    home.write("targets.json", &found);
-    home.write(
-        "prometheus.yml",
-        "global: { scrape_interval: 15s, scrape_timeout: 10s }\n\
-         scrape_configs:\n\
-         - job_name: sessions\n  file_sd_configs: [ { files: [ targets.json ] } ]\n\
-         \x20 relabel_configs: [ { source_labels: [ case ], target_label: instance } ]\n",
-    );
-    let child = Command::new("prometheus")
-        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
-        .arg("--web.listen-address=127.0.0.1:0")
-        .current_dir(home.path("."))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    let child = Killed(child);
-    let started = Instant::now();
-    while api.requests() < targets {
-        pause(Duration::from_millis(100));
-        assert!(started.elapsed() < Duration::from_secs(120), "Prometheus scrapes nothing");
-    }
-    pause(Duration::from_secs(15));
-    let watch = || {
-        let (before, requests) = (usage_of(child.0.id()), api.requests());
-        pause(time / TIMES);
-        let used = usage_of(child.0.id()).since(before);
-        let scrapes = number(api.requests() - requests);
-        Prometheus {
-            cpu: used.cpu() / scrapes,
-            scrapes_per_second: scrapes / used.at.as_secs_f64(),
-            memory: memory_of(child.0.id()).0,
+impl Prometheus {
+    /// Finds that many targets in a file and scrapes each every 15 s; has done so twice by now.
+    pub(crate) fn start(targets: u64) -> Option<Self> {
+        if !has("prometheus") {
+            return None;
         }
-    };
-    Some(at_best(watch, |prometheus| prometheus.cpu))
-}
+        let home = Home::new(&[]);
+        let api = Api::start(&home.path("."), false);
+        let address = api.base_url.trim_start_matches("http://").split('/').next()?.to_owned();
+        let mut found = String::from("[");
+        for n in 0..targets {
+            let comma = if n == 0 { "" } else { "," };
+            let path = format!("/metrics/{}", session_id(n));
+            let labels = format!(r#"{{"__metrics_path__":"{path}","case":"A-{n}"}}"#);
+            write!(found, r#"{comma}{{"targets":["{address}"],"labels":{labels}}}"#).ok()?;
+        }
+        found.push(']');
+        home.write("targets.json", &found);
+        home.write(
+            "prometheus.yml",
+            "global: { scrape_interval: 15s, scrape_timeout: 10s }\n\
+             scrape_configs:\n\
+             - job_name: sessions\n  file_sd_configs: [ { files: [ targets.json ] } ]\n\
+             \x20 relabel_configs: [ { source_labels: [ case ], target_label: instance } ]\n",
+        );
+        let child = Command::new("prometheus")
+            .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
+            .arg("--web.listen-address=127.0.0.1:0")
+            .current_dir(home.path("."))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let child = Killed(child);
+        let started = Instant::now();
+        while api.requests() < 2 * targets {
+            pause(Duration::from_millis(100));
+            assert!(started.elapsed() < Duration::from_secs(120), "Prometheus scrapes nothing");
+        }
+        Some(Self { child, api, _home: home })
+    }
 
-/// Seconds of CPU for one poll in Python.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Python {
-    pub(crate) unsigned: f64,
-    pub(crate) signed: f64,
+    /// Its scrapes are the polls.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage { polls: number(self.api.requests()), ..usage_of(self.child.0.id()) }
+    }
+
+    /// Resident megabytes.
+    pub(crate) fn memory(&self) -> f64 {
+        memory_of(self.child.0.id()).0
+    }
 }
 
 /// Polls one session after the other over a connection that is kept, compares states with those
@@ -135,35 +127,41 @@ print((time.process_time() - cpu) / polls)
 "#;
 
 /// A poller on the official SDK's request signing and `requests`, from `PyPI`.
-pub(crate) fn python(time: Duration) -> Option<Python> {
-    let home = Home::new(&[]);
-    let venv = home.path("venv");
-    let quietly = |program: &Path, arguments: &[&str]| {
-        let status = Command::new(program).args(arguments).stdout(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    let pip = venv.join("bin/pip");
-    if !quietly("python3".as_ref(), &["-m", "venv", venv.to_str()?])
-        || !quietly(&pip, &["install", "--quiet", "yoti", "requests", "future"])
-    {
-        return None;
+pub(crate) struct Python(Home);
+
+impl Python {
+    pub(crate) fn install() -> Option<Self> {
+        let home = Home::new(&[]);
+        home.write("poller.py", POLLER);
+        let venv = home.path("venv");
+        let quietly = |program: &Path, arguments: &[&str]| {
+            let status = Command::new(program).args(arguments).stdout(Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let installed = quietly("python3".as_ref(), &["-m", "venv", venv.to_str()?])
+            && quietly(
+                &venv.join("bin/pip"),
+                &["install", "--quiet", "yoti", "requests", "future"],
+            );
+        installed.then_some(Self(home))
     }
-    home.write("poller.py", POLLER);
-    let api = Api::start(&home.path("."), false);
-    let ids: Vec<String> = (0..100).map(|n| session_id(n).to_string()).collect();
-    let run = |signed: &str| -> Option<f64> {
-        let output = Command::new(venv.join("bin/python"))
-            .arg(home.path("poller.py"))
+
+    /// Seconds of CPU for one of the polls that it makes in that time.
+    pub(crate) fn poll(&self, api: &Api, signed: bool, time: Duration) -> f64 {
+        let ids: Vec<String> = (0..100).map(|n| session_id(n).to_string()).collect();
+        let output = Command::new(self.0.path("venv/bin/python"))
+            .arg(self.0.path("poller.py"))
             .args([&api.base_url, SDK_ID])
-            .arg(home.path("yoti.pem"))
-            .args([&(time / TIMES).as_secs_f64().to_string(), signed, &ids.join(",")])
+            .arg(self.0.path("yoti.pem"))
+            .arg(time.as_secs_f64().to_string())
+            .arg(if signed { "signed" } else { "unsigned" })
+            .arg(ids.join(","))
             .stderr(Stdio::inherit())
             .output()
-            .ok()?;
-        String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-    };
-    let run = |signed| at_best(|| run(signed), |cpu| cpu.unwrap_or(f64::INFINITY));
-    Some(Python { unsigned: run("unsigned")?, signed: run("signed")? })
+            .expect("the poller in Python");
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().unwrap_or_else(|_| panic!("the poller in Python said {text:?}"))
+    }
 }
 
 /// File system syncs of a program, counted by strace.

@@ -127,11 +127,6 @@ impl Daemon {
         self.usage().since(before)
     }
 
-    /// The same in that part of the time in which its polls took least.
-    pub(crate) fn watch_at_best(&mut self, time: Duration) -> Used {
-        at_best(|| self.watch(time / TIMES), Used::cpu_each)
-    }
-
     /// Does something while it stands still. What falls due meanwhile is due at once afterwards.
     pub(crate) fn paused<T>(&self, other: impl FnOnce() -> T) -> T {
         self.signal(Signal::STOP);

@@ -46,7 +46,8 @@ impl Labels {
                 return Err(InvalidLabels::TooLong { name, bytes });
             }
         }
-        let mut text = String::new();
+        let bytes = |(name, value): (&String, &String)| name.len() + value.len() + 4;
+        let mut text = String::with_capacity(pairs.iter().map(bytes).sum());
         for piece in pairs.iter().flat_map(|(name, value)| [name, value]) {
             text.extend(u32::try_from(piece.len()).ok().and_then(char::from_u32));
             text.push_str(piece);

@@ -9,6 +9,7 @@
 
 mod decision;
 mod packed;
+mod stored;
 mod timing;
 
 use std::sync::Arc;
@@ -62,12 +63,14 @@ struct Life {
     deadline: Timestamp,
     observed: bool,
     /// Shared by the values of a session, which hardly ever differ in it.
+    #[serde(with = "stored")]
     resources: Arc<[Resource]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     active_until: Option<Timestamp>,
     /// When the API first said that it knows no such session; cleared by any other answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing_since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "is_default")]
     told: Told,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<(EndReason, Timestamp)>,
@@ -93,8 +96,10 @@ pub struct Schedule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_good: Option<Timestamp>,
     /// In a row, of any kind; what the backoff grows with.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub failures: u32,
     /// In a row, of those that count against the session and not the daemon.
+    #[serde(default, skip_serializing_if = "is_default")]
     strikes: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Timestamp>,
@@ -110,6 +115,10 @@ pub struct Schedule {
 
 const fn quiet() -> Urgency {
     Urgency::Quiet
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// When a configuration was asked for and when it came. What happened in between may or may not

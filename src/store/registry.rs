@@ -386,7 +386,7 @@ impl Registry {
     /// Takes in a session that is not known yet; `unsaved` if the journal holds another value of it.
     pub(super) fn insert(&mut self, session: &Session, unsaved: bool, policy: &Policy) {
         let (id, revision) = (session.id(), self.next_revision());
-        let packed = Packed::of(session);
+        let packed = Packed::of(session, &mut self.scratch);
         let fingerprint = session.fingerprint();
         let slot = Slot { id, session: packed, revision, fingerprint, leased: false, unsaved };
         // Memory for more sessions than that would be needed, a hundred bytes for each.

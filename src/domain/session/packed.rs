@@ -52,23 +52,19 @@ mod bit {
 }
 
 impl Packed {
+    /// What is in `scratch` doesn't matter; its memory is used again and again.
     #[must_use]
-    pub fn of(session: &Session) -> Self {
-        let mut bytes = Writer(Vec::with_capacity(160));
-        bytes.session(session);
-        Self(bytes.0.into())
+    pub fn of(session: &Session, scratch: &mut Vec<u8>) -> Self {
+        Self(pack(session, scratch).into())
     }
 
     /// Packs another value of the session, into the same memory if it takes as much of it.
     pub fn replace(&mut self, session: &Session, scratch: &mut Vec<u8>) {
-        scratch.clear();
-        let mut bytes = Writer(std::mem::take(scratch));
-        bytes.session(session);
-        *scratch = bytes.0;
-        if self.0.len() == scratch.len() {
-            self.0.copy_from_slice(scratch);
+        let bytes = pack(session, scratch);
+        if self.0.len() == bytes.len() {
+            self.0.copy_from_slice(bytes);
         } else {
-            self.0 = scratch.as_slice().into();
+            self.0 = bytes.into();
         }
     }
 
@@ -151,6 +147,14 @@ impl Packed {
         bytes.head();
         Labels::pairs(bytes.text())
     }
+}
+
+fn pack<'a>(session: &Session, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    scratch.clear();
+    let mut bytes = Writer(std::mem::take(scratch));
+    bytes.session(session);
+    *scratch = bytes.0;
+    scratch
 }
 
 impl Entry {
@@ -507,7 +511,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_session_comes_back_as_it_was(session in session(), now in moment()) {
-            let packed = Packed::of(&session);
+            let packed = Packed::of(&session, &mut Vec::new());
             prop_assert_eq!(packed.unpack(session.id(), session.fingerprint()), session.clone());
             prop_assert_eq!(packed.is_listed(), session.is_listed());
             prop_assert_eq!(packed.ended(), session.ended());
@@ -533,9 +537,9 @@ mod tests {
 
         #[test]
         fn another_value_takes_the_place_of_the_one_before(one in session(), other in session()) {
-            let mut packed = Packed::of(&one);
+            let mut packed = Packed::of(&one, &mut Vec::new());
             packed.replace(&other, &mut vec![1, 2, 3]);
-            prop_assert_eq!(packed, Packed::of(&other));
+            prop_assert_eq!(packed, Packed::of(&other, &mut Vec::new()));
         }
     }
 
@@ -580,6 +584,7 @@ mod tests {
         session.schedule.last_poll = Some(now.plus(Duration::from_millis(52)));
         session.schedule.last_good = Some(now);
         session.schedule.poll_at = now.plus(Duration::from_secs(287));
-        assert!(Packed::of(&session).0.len() <= 136, "{}", Packed::of(&session).0.len());
+        let bytes = Packed::of(&session, &mut Vec::new()).0.len();
+        assert!(bytes <= 136, "{bytes}");
     }
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use serde_json::json;
 
 use super::super::event::EventKind;
 use super::super::observation::{ProblemKind, Snapshot};
@@ -709,6 +710,29 @@ fn equal_inputs_give_equal_bytes() {
         (lines, serde_json::to_string(&life.session).unwrap())
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_session_is_stored_without_what_each_of_a_million_would_say_again() {
+    let mut life = Life::tracked();
+    life.answer(&["REQUIRED", "FUTURE"]);
+    let stored = serde_json::to_value(&life.session).unwrap();
+    let resources = json!([
+        ["ID_DOCUMENT", "resource-0", 0, "REQUIRED"],
+        ["ID_DOCUMENT", "resource-1", 0, "FUTURE"],
+    ]);
+    assert_eq!(stored["life"]["resources"], resources);
+    assert_eq!(stored["life"].get("told"), None);
+    assert_eq!(stored["schedule"].get("failures"), None);
+    assert_eq!(stored["schedule"].get("strikes"), None);
+    let again: Session = serde_json::from_value(stored).unwrap();
+    assert_eq!(again.life, life.session.life);
+    assert_eq!((again.schedule.failures, again.schedule.strikes), (0, 0));
+
+    life.wait(MINUTE).sees(unreachable(), None);
+    let stored = serde_json::to_string(&life.session).unwrap();
+    let again: Session = serde_json::from_str(&stored).unwrap();
+    assert_eq!((again.schedule.failures, again.schedule.strikes), (1, 1));
 }
 
 fn any_observation() -> impl Strategy<Value = Observation> {
