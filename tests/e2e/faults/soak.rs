@@ -21,6 +21,9 @@ const ARRIVES_EVERY: Duration = Duration::from_millis(100);
 const FILE_STAYS: Duration = Duration::from_secs(4);
 /// What an allocator may do at any time.
 const SLACK: u64 = 3 << 20;
+/// A moment in which the machine is busy elsewhere makes polls late, and those that are late need
+/// a connection each: as many as may be in flight by default.
+const CONNECTIONS: usize = 8;
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +124,7 @@ async fn a_month_in_fast_motion_leaves_nothing_behind() {
     let ended = kinds["session.ended"];
     assert!(ended >= came - there.len(), "{ended} of {came} ended");
     assert!(last.resident <= first.resident + first.resident / 20 + SLACK, "{first:?} {last:?}");
-    assert!(last.descriptors <= first.descriptors + 4, "{first:?} {last:?}");
+    assert!(last.descriptors <= first.descriptors + CONNECTIONS + 4, "{first:?} {last:?}");
     assert!(last.threads <= first.threads + 2, "{first:?} {last:?}");
     assert!(are_forgotten, "more than those whose files are there are not forgotten");
 }
