@@ -63,7 +63,7 @@ struct Life {
     deadline: Timestamp,
     observed: bool,
     /// Shared by the values of a session, which hardly ever differ in it.
-    #[serde(with = "stored")]
+    #[serde(serialize_with = "stored::serialize")]
     resources: Arc<[Resource]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     active_until: Option<Timestamp>,

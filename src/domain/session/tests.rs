@@ -718,16 +718,23 @@ fn a_session_is_stored_without_what_each_of_a_million_would_say_again() {
     life.answer(&["REQUIRED", "FUTURE"]);
     let stored = serde_json::to_value(&life.session).unwrap();
     let resources = json!([
-        ["ID_DOCUMENT", "resource-0", 0, "REQUIRED"],
-        ["ID_DOCUMENT", "resource-1", 0, "FUTURE"],
+        [["ID_DOCUMENT", "resource-0", 0], "REQUIRED"],
+        [["ID_DOCUMENT", "resource-1", 0], "FUTURE"],
     ]);
     assert_eq!(stored["life"]["resources"], resources);
     assert_eq!(stored["life"].get("told"), None);
     assert_eq!(stored["schedule"].get("failures"), None);
     assert_eq!(stored["schedule"].get("strikes"), None);
-    let again: Session = serde_json::from_value(stored).unwrap();
-    assert_eq!(again.life, life.session.life);
-    assert_eq!((again.schedule.failures, again.schedule.strikes), (0, 0));
+    let mut with_names = stored.clone();
+    with_names["life"]["resources"] = json!([
+        { "resource": { "type": "ID_DOCUMENT", "id": "resource-0", "ordinal": 0 }, "state": "REQUIRED" },
+        { "resource": { "type": "ID_DOCUMENT", "id": "resource-1", "ordinal": 0 }, "state": "FUTURE" },
+    ]);
+    for stored in [stored, with_names] {
+        let again: Session = serde_json::from_value(stored).unwrap();
+        assert_eq!(again.life, life.session.life);
+        assert_eq!((again.schedule.failures, again.schedule.strikes), (0, 0));
+    }
 
     life.wait(MINUTE).sees(unreachable(), None);
     let stored = serde_json::to_string(&life.session).unwrap();
