@@ -164,9 +164,10 @@ impl Python {
     }
 }
 
-/// File system syncs of a program, counted by strace.
+/// File system syncs of a program, counted by strace, which stands beside it (`-D`): so it is the
+/// program itself that is killed in the end.
 pub(crate) fn strace(log: &str) -> Option<Vec<&str>> {
-    let traced = ["strace", "-f", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-o", log];
+    let traced = ["strace", "-D", "-f", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-o", log];
     has("strace").then(|| traced.to_vec())
 }
 
