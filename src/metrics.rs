@@ -76,7 +76,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "poll_lateness",
-            "Time from when a poll was due to when it went out; those due within 20 ms go out together",
+            "Time from when a poll was due to when it went out; polls wait up to 20 ms for one another",
             Unit::Seconds,
             polls.lateness.clone(),
         );

@@ -158,6 +158,8 @@ async fn nats_a_session_that_two_owners_name_is_one_and_goes_with_the_last() {
     b.logs("ibvwatch is running").await;
     name(&home, "a", id);
     name(&home, "b", id);
+    a.logs("new_or_changed=1").await;
+    b.logs("new_or_changed=1").await;
     either(&mut a, &mut b, |event| event.is("session.observed", id)).await;
 
     give_up(&home, "a", id);
