@@ -148,10 +148,10 @@ impl DueQueue {
     #[must_use]
     pub fn next_polls(&self, many: usize, after: Duration) -> Option<Timestamp> {
         let last = self.next_poll()?.plus(after);
-        let mut due = Vec::with_capacity(TIMERS * many);
-        for lane in &self.lanes[..TIMERS] {
-            due.extend(lane.in_order(many).take_while(|&at| at < last));
-        }
+        let soon = |lane: &Heap| {
+            lane.in_order().take(many).take_while(|&at| at < last).collect::<Vec<_>>()
+        };
+        let mut due: Vec<_> = self.lanes[..TIMERS].iter().flat_map(soon).collect();
         due.sort_unstable();
         Some(due.get(many.saturating_sub(1)).copied().unwrap_or(last))
     }

@@ -38,17 +38,15 @@ impl Heap {
         found
     }
 
-    /// Its first moments in order, each of which costs more the later it comes.
-    pub(super) fn in_order(&self, first: usize) -> impl Iterator<Item = Timestamp> {
+    /// Its moments in order, each of which costs more the later it comes.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = Timestamp> {
         let moment = |place: usize| Some(Reverse((*self.moments.get(place)?, place)));
-        let mut open = BinaryHeap::with_capacity(1 + first * (ARITY - 1));
-        open.extend(moment(0));
+        let mut open: BinaryHeap<_> = moment(0).into_iter().collect();
         std::iter::from_fn(move || {
             let Reverse((at, place)) = open.pop()?;
             open.extend((place * ARITY + 1..=place * ARITY + ARITY).filter_map(moment));
             Some(at)
         })
-        .take(first)
     }
 
     pub(super) fn moment(&self, place: usize) -> Timestamp {
