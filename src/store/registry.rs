@@ -7,7 +7,7 @@
 //!
 //! Sessions are packed, since there may be a million, and unpacked for whoever asks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub(super) struct Registry {
     fresh: HashMap<SessionId, Seat>,
     queue: DueQueue,
     tally: Tally,
-    /// How many are leased.
-    leased: usize,
+    /// Where those are that are leased: to look for one among all is a memory access for each step.
+    leases: BTreeMap<SessionId, Seat>,
     /// The latest revision given; one count for all sessions, so that no two values of a
     /// session share one even when it was forgotten between them.
     revision: u64,
@@ -180,7 +180,7 @@ impl Registry {
 
     /// How many sessions there are to be polled.
     pub(super) fn live(&self) -> usize {
-        self.queue.len() + self.leased
+        self.queue.len() + self.leases.len()
     }
 
     /// How many sessions stand where, in a time that doesn't grow with their number.
@@ -192,7 +192,7 @@ impl Registry {
         let (seat, due_at, urgency) = self.queue.pop_poll(now)?;
         let slot = &mut self.slots[seat.0 as usize];
         slot.leased = true;
-        self.leased += 1;
+        self.leases.insert(slot.id, seat);
         Some(Lease { session: slot.session(), urgency, due_at, revision: slot.revision })
     }
 
@@ -230,10 +230,8 @@ impl Registry {
 
     /// Ends the lease; returns where the session is, if it has not been forgotten.
     fn take_back(&mut self, id: SessionId) -> Option<Seat> {
-        let seat = self.find(id)?;
-        if std::mem::take(&mut self.slots[seat.0 as usize].leased) {
-            self.leased -= 1;
-        }
+        let seat = self.leases.remove(&id)?;
+        self.slots[seat.0 as usize].leased = false;
         Some(seat)
     }
 
@@ -280,7 +278,8 @@ impl Registry {
             let seat = self.order[place];
             self.tally.remove(&self.slot(seat).session());
             self.queue.remove(seat);
-            self.slots.remove(seat.0 as usize);
+            let Slot { id, .. } = self.slots.remove(seat.0 as usize);
+            self.leases.remove(&id);
         }
         if let [place] = places[..] {
             self.order.remove(place);
