@@ -9,6 +9,11 @@ use crate::domain::{Now, Step, Timestamp};
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Now;
 
+    /// [`now`](Self::now) for those whom only the time that passes matters to.
+    fn monotonic(&self) -> Duration {
+        self.now().monotonic
+    }
+
     /// Takes over a step of the wall clock, where there was one: from here on `now` has it.
     fn take_step(&self) -> Option<Step> {
         None
@@ -26,12 +31,15 @@ impl Clock for SystemClock {
             Ok(after) => Timestamp::from_millis(0).plus(after),
             Err(before) => Timestamp::from_millis(0).minus(before.duration()),
         };
+        Now { wall, monotonic: self.monotonic() }
+    }
+
+    fn monotonic(&self) -> Duration {
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let monotonic = Duration::new(
+        Duration::new(
             u64::try_from(boot.tv_sec).unwrap_or(0),
             u32::try_from(boot.tv_nsec).unwrap_or(0),
-        );
-        Now { wall, monotonic }
+        )
     }
 }
 
@@ -60,9 +68,13 @@ impl<C: Clock> SteadyClock<C> {
 
 impl<C: Clock> Clock for SteadyClock<C> {
     fn now(&self) -> Now {
-        let monotonic = self.system.now().monotonic;
+        let monotonic = self.monotonic();
         let offset = self.offset.load(Ordering::Acquire);
         Now { wall: Timestamp::from_millis(offset).plus(monotonic), monotonic }
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.system.monotonic()
     }
 
     fn take_step(&self) -> Option<Step> {

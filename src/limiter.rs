@@ -71,7 +71,7 @@ impl GovernorClock for Monotonic {
     type Instant = Instant;
 
     fn now(&self) -> Instant {
-        Instant(self.0.now().monotonic)
+        Instant(self.0.monotonic())
     }
 }
 

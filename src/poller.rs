@@ -4,9 +4,9 @@
 //! the limits: the request budget, how many requests may be under way, at most one for each
 //! session (which the store's lease sees to), and none but a probe while the breaker is open.
 
-use std::path::PathBuf;
 mod diary;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -183,7 +183,8 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                 this.store.release(lease);
                 Bucket::wait(wait.min(LONGEST_SLEEP)).await;
             } else if this.admit(&lease) {
-                under_way.spawn(Arc::clone(this).poll(lease));
+                // A task's future is moved at its start and at its end, and this one is large.
+                under_way.spawn(Box::pin(Arc::clone(this).poll(lease)));
             } else {
                 this.store.release(lease);
             }
@@ -242,7 +243,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         Failpoint::Answered.reached();
         let took = arrived.monotonic.saturating_sub(sent.monotonic);
         self.metrics.answered(state.as_ref().unwrap_or(&observation), took);
-        let heard = self.clock.now().monotonic;
+        let heard = self.clock.monotonic();
         self.diary.answered(&lease.session, &observation, state.as_ref(), heard);
         // A reload may have come while the request was under way.
         let policy = self.policy();
@@ -261,7 +262,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
         }
         let told = Told::of(&transition);
         match self.store.commit(lease, transition).await {
-            Ok(()) => self.diary.decided(id, &told, self.clock.now().monotonic),
+            Ok(()) => self.diary.decided(id, &told, self.clock.monotonic()),
             Err(StoreError::Stale(id)) => {
                 debug!(session = %id, "the session was changed during its poll; polling it again");
             }

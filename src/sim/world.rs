@@ -102,7 +102,7 @@ impl World {
     /// Time in which things happen here. Runs with the monotonic clock, so that the history is
     /// in order even where the wall clock is stepped.
     pub fn now(&self) -> Timestamp {
-        self.epoch.wall.plus(self.clock.now().monotonic.saturating_sub(self.epoch.monotonic))
+        self.epoch.wall.plus(self.clock.monotonic().saturating_sub(self.epoch.monotonic))
     }
 
     /// What the API takes the time to be: the wall clock, and the skew that was set.

@@ -304,13 +304,13 @@ impl<J: Journal> Store for Ledger<J> {
                 continue;
             }
             let next = self.registry().next_timer();
-            let fell_asleep = self.clock.now().monotonic;
+            let fell_asleep = self.clock.monotonic();
             tokio::select! {
                 biased;
                 Ok(()) = policy.changed() => self.repace(),
                 () = sleep_until(next, now.wall) => {}
             }
-            let slept = self.clock.now().monotonic.saturating_sub(fell_asleep);
+            let slept = self.clock.monotonic().saturating_sub(fell_asleep);
             if slept > ASLEEP_FROM {
                 tracing::info!("the process or the machine was asleep; overdue polls are spread");
                 self.spread_overdue();

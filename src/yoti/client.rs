@@ -147,7 +147,7 @@ impl Client {
         authorized: Authorized,
         deadline: Instant,
     ) -> Result<Answer<'_>, Observation> {
-        let started = self.clock.now();
+        let started = self.clock.monotonic();
         let Authorized { url, headers, token } = authorized;
         let request = self.server.http.get(url).headers(headers);
         let answer = self.server.send(request, deadline, &*self.clock).await?;
@@ -160,7 +160,7 @@ impl Client {
         tracing::debug!(
             session = %id,
             status = answer.head.status.as_u16(),
-            after = ?self.clock.now().monotonic.saturating_sub(started.monotonic),
+            after = ?self.clock.monotonic().saturating_sub(started),
             "the API answered"
         );
         Ok(answer)

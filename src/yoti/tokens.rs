@@ -200,7 +200,7 @@ impl Shared {
     }
 
     fn now(&self) -> Duration {
-        self.clock.now().monotonic
+        self.clock.monotonic()
     }
 }
 

@@ -62,12 +62,12 @@ impl Inner {
             }
             // A timer that is left to the nodes before this one is looked at again soon.
             let wait = wait.max(patience.min(LONGEST_SLEEP));
-            let fell_asleep = self.context.clock.now().monotonic;
+            let fell_asleep = self.context.clock.monotonic();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 Ok(()) = policy.changed() => self.repace().await?,
             }
-            let slept = self.context.clock.now().monotonic.saturating_sub(fell_asleep);
+            let slept = self.context.clock.monotonic().saturating_sub(fell_asleep);
             if slept > ASLEEP_FROM {
                 tracing::info!("the process or the machine was asleep");
             }
