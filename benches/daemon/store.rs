@@ -56,12 +56,18 @@ pub(crate) fn fill(home: &Home, sessions: u64, policy: &Policy) {
     transaction.commit().expect("a commit");
 }
 
+/// A store with sessions of which none has been polled.
+async fn tracking(path: &Path, sessions: u64) -> SqliteStore {
+    let store = SqliteStore::open(path, &context(2)).expect("a store");
+    store.track((0..sessions).map(entry).collect()).await.expect("a commit");
+    store
+}
+
 /// Changes a second that become durable through the store, so many under way at once.
 pub(crate) fn commits(path: &Path, changes: u64, at_once: usize) -> f64 {
     let runtime = Runtime::new().expect("a runtime");
-    let store = Arc::new(SqliteStore::open(path, &context(2)).expect("a store"));
     runtime.block_on(async {
-        store.track((0..changes).map(entry).collect()).await.expect("a commit");
+        let store = Arc::new(tracking(path, changes).await);
         let started = Instant::now();
         let mut under_way = JoinSet::new();
         for n in 0..changes {
@@ -86,9 +92,9 @@ pub(crate) fn commits(path: &Path, changes: u64, at_once: usize) -> f64 {
     })
 }
 
-/// The same rows by SQLite alone, that many changes in a transaction.
+/// The same rows into the same database by SQLite alone, that many changes in a transaction.
 pub(crate) fn bare_commits(path: &Path, changes: u64, batch: usize) -> f64 {
-    drop(SqliteStore::open(path, &context(4)).expect("a store"));
+    drop(Runtime::new().expect("a runtime").block_on(tracking(path, changes)));
     let mut connection = Connection::open(path).expect("a database");
     connection.pragma_update(None, "synchronous", "FULL").expect("a setting");
     let policy = Policy::default();
