@@ -183,7 +183,7 @@ impl<S: Store, A: SessionApi> Poller<S, A> {
                 this.store.release(lease);
                 Bucket::wait(wait.min(LONGEST_SLEEP)).await;
             } else if this.admit(&lease) {
-                // A task's future is moved at its start and at its end, and this one is large.
+                // A task copies its future at its start and writes over all of it at its end.
                 under_way.spawn(Box::pin(Arc::clone(this).poll(lease)));
             } else {
                 this.store.release(lease);
