@@ -47,7 +47,6 @@ struct Slot {
     session: Packed,
     revision: u64,
     fingerprint: Option<Fingerprint>,
-    leased: bool,
     /// Whether the session is another than the journal's.
     unsaved: bool,
 }
@@ -160,7 +159,7 @@ impl Registry {
     /// Plans sessions anew that are not being polled: those that `plan` says it has changed.
     pub(super) fn replan(&mut self, policy: &Policy, mut plan: impl FnMut(&mut Session) -> bool) {
         for seat in self.live_seats() {
-            if self.slot(seat).leased {
+            if self.is_leased(seat) {
                 continue;
             }
             let session = self.slot(seat).session();
@@ -190,8 +189,7 @@ impl Registry {
 
     pub(super) fn lease(&mut self, now: Timestamp) -> Option<Lease> {
         let (seat, due_at, urgency) = self.queue.pop_poll(now)?;
-        let slot = &mut self.slots[seat.0 as usize];
-        slot.leased = true;
+        let slot = &self.slots[seat.0 as usize];
         self.leases.insert(slot.id, seat);
         Some(Lease { session: slot.session(), urgency, due_at, revision: slot.revision })
     }
@@ -213,7 +211,7 @@ impl Registry {
         policy: &Policy,
     ) -> Result<Option<Decision>, StoreError> {
         let id = lease.session.id();
-        let Some(seat) = self.take_back(id) else { return Err(StoreError::Stale(id)) };
+        let Some(seat) = self.leases.remove(&id) else { return Err(StoreError::Stale(id)) };
         if self.slot(seat).revision == lease.revision {
             return Ok(self.apply(seat, &lease.session, transition, policy));
         }
@@ -222,17 +220,14 @@ impl Registry {
     }
 
     pub(super) fn release(&mut self, lease: &Lease, policy: &Policy) {
-        if let Some(seat) = self.take_back(lease.session.id()) {
+        if let Some(seat) = self.leases.remove(&lease.session.id()) {
             self.queue.not_polled();
             self.enqueue(seat, &self.slot(seat).session(), policy);
         }
     }
 
-    /// Ends the lease; returns where the session is, if it has not been forgotten.
-    fn take_back(&mut self, id: SessionId) -> Option<Seat> {
-        let seat = self.leases.remove(&id)?;
-        self.slots[seat.0 as usize].leased = false;
-        Some(seat)
+    fn is_leased(&self, seat: Seat) -> bool {
+        self.leases.contains_key(&self.slot(seat).id)
     }
 
     /// At most `limit` sessions that are to be saved, and taken for saved from here on; with whom
@@ -264,7 +259,7 @@ impl Registry {
         self.sort();
         let forgettable = |slot: &&Slot| {
             let over = slot.session.ended().is_some_and(|(_, at)| at < before);
-            over && !slot.session.is_listed() && !slot.leased
+            over && !slot.session.is_listed() && !self.leases.contains_key(&slot.id)
         };
         let slots = self.order.iter().map(|&seat| self.slot(seat));
         slots.filter(forgettable).take(limit).map(|slot| Arc::new(slot.session())).collect()
@@ -387,7 +382,7 @@ impl Registry {
         let (id, revision) = (session.id(), self.next_revision());
         let packed = Packed::of(session, &mut self.scratch);
         let fingerprint = session.fingerprint();
-        let slot = Slot { id, session: packed, revision, fingerprint, leased: false, unsaved };
+        let slot = Slot { id, session: packed, revision, fingerprint, unsaved };
         // Memory for more sessions than that would be needed, a hundred bytes for each.
         let seat = u32::try_from(self.slots.insert(slot)).map(Seat).expect("four billion sessions");
         self.fresh.insert(id, seat);
@@ -423,7 +418,7 @@ impl Registry {
     /// Queues the session for when it wants attention. Nothing puts the poll of a session in
     /// flight off, so one that comes back without an answer is due at once.
     fn enqueue(&mut self, seat: Seat, session: &Session, policy: &Policy) {
-        match session.wake(policy).filter(|_| !self.slot(seat).leased) {
+        match session.wake(policy).filter(|_| !self.is_leased(seat)) {
             Some(wake) => self.queue.set(seat, wake),
             None => self.queue.remove(seat),
         }
