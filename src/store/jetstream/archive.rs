@@ -111,7 +111,7 @@ async fn forgotten(link: &Link) -> Result<BTreeMap<[u8; 32], u64>, StoreError> {
     let mut forgotten = BTreeMap::new();
     link.each(&link.subjects.all_forgotten(), |found| {
         let fingerprint = link.subjects.fingerprint(&found.subject);
-        let last = std::str::from_utf8(&found.body).ok().and_then(|text| text.parse().ok());
+        let last = wire::number(&found.body);
         let (Some(fingerprint), Some(last)) = (fingerprint, last) else {
             return Err(failed(format!("{} can't be read", found.subject)));
         };
@@ -409,7 +409,7 @@ impl Filling<'_> {
         let (id, subjects) = (session.id(), &self.link.subjects);
         let named_by = session.is_listed().then(|| owner.to_owned()).into_iter().collect();
         let poll_at = session.wake(policy).and_then(|wake| wake.poll).map(|(at, _)| at);
-        let polls = poll_messages(subjects, id, poll_at, SystemClock.now().wall, false);
+        let polls = poll_messages(subjects, id, poll_at, SystemClock.now().wall, 0);
         let mut messages = vec![json(subjects.state(id), &State { session, named_by })?];
         messages.extend(polls);
         Ok(messages)
@@ -417,7 +417,7 @@ impl Filling<'_> {
 
     fn forgotten(&self, fingerprint: [u8; 32], last: u64) -> Message {
         let subject = self.link.subjects.forgotten(fingerprint);
-        Message::new(subject, last.to_string().into_bytes())
+        Message::number(subject, last)
     }
 
     fn api(&self, api: archive::Api) -> Result<Message, StoreError> {

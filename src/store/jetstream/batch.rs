@@ -38,17 +38,21 @@ impl Message {
         Ok(Self::new(subject, serde_json::to_vec(value)?))
     }
 
+    /// A number alone.
+    pub(super) fn number(subject: String, number: u64) -> Self {
+        Self::new(subject, number.to_string().into_bytes())
+    }
+
     /// Says that the subject is over.
     pub(super) fn over(subject: String) -> Self {
         Self::new(subject, Vec::new()).lasting(OVER_FOR)
     }
 
-    /// Has the server publish a message on `target` at that time.
-    pub(super) fn schedule(subject: String, target: &str, at: Timestamp) -> Self {
-        let mut message = Self::new(subject, Vec::new());
-        message.headers.insert(NATS_SCHEDULE, format!("@at {at}"));
-        message.headers.insert(NATS_SCHEDULE_TARGET, target);
-        message
+    /// Has the server publish what it says on `target` at that time.
+    pub(super) fn scheduled(mut self, target: &str, at: Timestamp) -> Self {
+        self.headers.insert(NATS_SCHEDULE, format!("@at {at}"));
+        self.headers.insert(NATS_SCHEDULE_TARGET, target);
+        self
     }
 
     /// Refused unless this is the sequence of the subject's last message; 0 if there is to be none.

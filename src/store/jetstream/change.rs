@@ -226,7 +226,7 @@ impl Inner {
             messages.push(message.after(0));
         }
         let poll_at = session.wake(&self.policy()).and_then(|wake| wake.poll).map(|(at, _)| at);
-        messages.extend(poll_messages(subjects, id, poll_at, self.now(), *revision > 0));
+        messages.extend(poll_messages(subjects, id, poll_at, self.now(), *revision));
         Ok(messages)
     }
 
@@ -248,24 +248,26 @@ impl Inner {
     }
 }
 
-/// What the server is to do about a session's next poll.
+/// What the server is to do about a session's next poll. Its tick says where the state that goes in
+/// with it, decided against that of `revision`, stands at least.
 pub(super) fn poll_messages(
     subjects: &Subjects,
     id: SessionId,
     poll_at: Option<Timestamp>,
     now: Timestamp,
-    may_be_scheduled: bool,
+    revision: u64,
 ) -> Vec<Message> {
     let (schedule, due) = (subjects.schedule(id), subjects.due(id));
+    let stands_at = revision + 1;
     match poll_at {
         Some(at) if at > now => {
             // What has to pass is the same by every clock, whatever ours says.
             let at = SystemClock.now().wall.plus(at.since(now));
-            vec![Message::schedule(schedule, &due, at)]
+            vec![Message::number(schedule, stands_at).scheduled(&due, at)]
         }
         due_now => {
-            let over = may_be_scheduled.then(|| Message::over(schedule));
-            over.into_iter().chain(due_now.map(|_| Message::new(due, Vec::new()))).collect()
+            let over = (revision > 0).then(|| Message::over(schedule));
+            over.into_iter().chain(due_now.map(|_| Message::number(due, stands_at))).collect()
         }
     }
 }

@@ -7,6 +7,7 @@ use super::batch::Message;
 use super::change::{Change, Stale};
 use super::store::{Inner, lock};
 use super::view::Known;
+use super::wire::number;
 use crate::domain::{Entry, Session, SessionId, Timestamp, Transition};
 use crate::failpoint::Failpoint;
 use crate::store::StoreError;
@@ -56,10 +57,9 @@ impl Inner {
             ids.iter().map(|&id| (self.link.subjects.forgotten(fingerprint(id)), id)).collect();
         let wanted: Vec<String> = subjects.keys().cloned().collect();
         let found = self.insist(|| self.link.last_of(&wanted)).await;
-        let last = |body: &[u8]| std::str::from_utf8(body).ok()?.parse().ok();
         let found = found
             .iter()
-            .filter_map(|found| Some((*subjects.get(&found.subject)?, last(&found.body)?)));
+            .filter_map(|found| Some((*subjects.get(&found.subject)?, number(&found.body)?)));
         found.collect()
     }
 
@@ -138,10 +138,9 @@ impl Inner {
     async fn forget(&self, known: &Known) {
         let id = known.session.id();
         let subjects = &self.link.subjects;
-        let last = known.session.sequence().to_string().into_bytes();
         let messages = vec![
             Message::over(subjects.state(id)).after(known.revision),
-            Message::new(subjects.forgotten(fingerprint(id)), last),
+            Message::number(subjects.forgotten(fingerprint(id)), known.session.sequence()),
             Message::over(subjects.schedule(id)),
             Message::over(subjects.due(id)),
         ];

@@ -16,7 +16,7 @@
 //! | `<name>.event.<session>.<n>` | `wire::EventBody`: event `n` of the session, for ever the same bytes |
 //! | `<name>.event.api.<n>` | event `n` of the API as a whole |
 //! | `<name>.schedule.<session>` | the server's timer: publishes a tick when the next poll is due |
-//! | `<name>.due.<session>` | the tick: a poll is due |
+//! | `<name>.due.<session>` | the tick: a poll is due, of a session that stands where it says or later |
 //! | `<name>.forgotten.<hash>` | the last `session_sequence` of a session that was forgotten |
 //! | `<name>.api` | `wire::Api`: how many events the API has, and why it is unavailable, if it is |
 //! | `<name>.node.<node>` | `wire::Heartbeat`: a node lives; with a TTL |
@@ -43,7 +43,8 @@
 //! - **Ticks are hints.** Whoever gets one looks at the session; one that is not due is done with.
 //!   A session that is overdue and whose last tick is done with, or gone, gets another (`sweep`).
 //! - **Each node has a view** of all states, kept by an ordered consumer. It is what is decided
-//!   against and shown; where it lags, the guard refuses and the state is read from the leader.
+//!   against and shown; where it lags behind a tick, the state is read from the leader before the
+//!   poll, since what is decided against an older one is refused.
 //! - **Timers that ask for no request**, the deadline and its approach, are decided by every node
 //!   from its view, one after the other in order of name, `nodes::STAGGER` apart; the guard lets
 //!   the first through.

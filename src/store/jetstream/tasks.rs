@@ -17,7 +17,7 @@ use super::nodes::{HEARTBEAT_EVERY, HEARTBEAT_TTL, LIVE_FOR};
 use super::polls::{PROGRESS_EVERY, Word};
 use super::store::Inner;
 use super::subjects::Place;
-use super::wire::{Api, Heartbeat};
+use super::wire::{self, Api, Heartbeat};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Session, SessionId, Timestamp};
 use crate::store::StoreError;
@@ -169,7 +169,7 @@ impl Inner {
                     continue;
                 };
                 let Some(reply) = message.reply.clone() else { continue };
-                if !self.view().knows(id) {
+                if !self.is_abreast_of(id, &message) {
                     self.look_again(&[id]).await;
                 }
                 taken += 1;
@@ -182,6 +182,14 @@ impl Inner {
                 self.changed.notify_waiters();
             }
         }
+    }
+
+    /// Whether what is known of the session is what led to this tick, or later. Of one that comes for
+    /// another time, or because the last was lost, nobody can tell.
+    fn is_abreast_of(&self, id: SessionId, tick: &async_nats::jetstream::Message) -> bool {
+        let is_first = tick.info().is_ok_and(|info| info.delivered == 1);
+        let stands_at = wire::number(&tick.payload).filter(|_| is_first);
+        stands_at.is_some_and(|stands_at| self.view().is_past(id, stands_at))
     }
 
     /// Puts off the poll of a session that fell due while polls paused.

@@ -4,25 +4,38 @@
 mod nats {
     use std::time::Duration;
 
+    use async_nats::jetstream::AckKind;
+    use async_nats::jetstream::consumer::PullConsumer;
+    use futures_util::StreamExt;
     use futures_util::future::join_all;
 
     use crate::domain::{
         ApiDetail, ApiEvent, Cause, EndReason, Entry, Observation, Policy, Problem, ProblemKind,
+        Session, Urgency,
     };
     use crate::metrics::Metrics;
     use crate::store::conformance::{
         OnNats, World, answer, entry, id, ids, kinds, lines, patiently,
     };
-    use crate::store::jetstream::Settings;
     use crate::store::jetstream::change::Change;
     use crate::store::jetstream::nodes::HEARTBEAT_EVERY;
+    use crate::store::jetstream::view::Known;
+    use crate::store::jetstream::wire::{Owners, State};
+    use crate::store::jetstream::{Settings, Sweep};
     use crate::store::{
-        Context, EventFilter, EventQuery, JetStreamStore, Position, Store, StoreError,
+        Context, EventFilter, EventQuery, JetStreamStore, Lease, Position, Store, StoreError,
     };
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     type Shared = World<OnNats>;
 
     impl Shared {
+        /// What is known of session 1.
+        fn known(&self) -> Known {
+            self.store.inner.known(id(1)).unwrap()
+        }
+
         /// The store is gone without a word, and a node of that name opens it again.
         async fn reopened(self, node: &str, context: &Context) -> Self {
             let Self { clock, policy, home, store } = self;
@@ -190,6 +203,83 @@ mod nats {
         }
         w.clock.advance(Duration::from_secs(600));
         assert_eq!(w.lease().await.session.id(), id(1));
+    }
+
+    /// Another node, and the first by name, so that it looks for lost ticks, every so often.
+    async fn sweeping(w: &Shared, every: Duration) -> JetStreamStore {
+        let sweep = Sweep { every, ..w.home.settings.sweep };
+        let settings = Settings { node: "0".to_owned(), sweep, ..w.home.settings.clone() };
+        JetStreamStore::open(&settings, 64, &w.context()).await.unwrap().0
+    }
+
+    /// Forgets what a node has heard of session 1 since it stood there, once it has heard it all.
+    async fn set_back(node: &JetStreamStore, to: &Known, heard: &Known) {
+        until(async || node.inner.view().is_past(id(1), heard.revision)).await;
+        let Known { session, revision, named_by } = to.clone();
+        let state = State { session: Session::clone(&session), named_by: Owners::clone(&named_by) };
+        let (mut view, policy) = (node.inner.view(), node.inner.policy());
+        view.forget(id(1));
+        assert!(view.take(id(1), revision, Some(state), &policy));
+    }
+
+    /// Waits until the node knows where session 1 stands, while it would take a poll of it.
+    async fn looks_and_polls_nothing(node: &JetStreamStore, at: &Known) {
+        tokio::select! {
+            lease = node.next_due() => panic!("{lease:?}"),
+            () = until(async || node.inner.view().is_past(id(1), at.revision)) => {}
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_lags_behind_a_tick_looks_again_before_it_polls() {
+        let w = Shared::begin().await;
+        w.policy.send_replace(Policy { interval: SECOND, jitter: 0.0, ..Policy::default() }.into());
+        // So seldom that no tick comes but the timer's.
+        let lagging = sweeping(&w, 3_600 * SECOND).await;
+        w.track(&[1]).await;
+        let tracked = w.known();
+        w.poll(answer("REQUIRED")).await;
+        set_back(&lagging, &tracked, &w.known()).await;
+        w.clock.advance(SECOND);
+        let lease = patiently(lagging.next_due()).await.unwrap();
+        assert_eq!(lease.revision, w.known().revision);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_lags_and_takes_a_tick_for_lost_polls_nothing() {
+        let w = Shared::begin().await;
+        let lagging = sweeping(&w, w.home.settings.sweep.every).await;
+        w.track(&[1]).await;
+        let tracked = w.known();
+        w.poll(answer("REQUIRED")).await;
+        set_back(&lagging, &tracked, &w.known()).await;
+        looks_and_polls_nothing(&lagging, &w.known()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_is_given_another_nodes_tick_looks_again_before_it_polls() {
+        let w = Shared::begin().await;
+        let lagging = sweeping(&w, 3_600 * SECOND).await;
+        w.track(&[1]).await;
+        let context = async_nats::jetstream::new(
+            async_nats::connect(w.home.settings.servers[0].as_str()).await.unwrap(),
+        );
+        let stream = context.get_stream(&w.home.settings.name).await.unwrap();
+        let ticks: PullConsumer = stream.get_consumer("polls").await.unwrap();
+        let mut ticks = ticks.fetch().max_messages(1).messages().await.unwrap();
+        let tick = patiently(ticks.next()).await.unwrap().unwrap();
+        let tracked = w.known();
+        let polled = Lease {
+            session: Session::clone(&tracked.session),
+            urgency: Urgency::Quiet,
+            due_at: w.now(),
+            revision: tracked.revision,
+        };
+        let decided = w.decide(&polled, answer("REQUIRED"));
+        w.store.inner.commit(Change::of(&tracked, decided)).await.unwrap();
+        set_back(&lagging, &tracked, &w.known()).await;
+        tick.ack_with(AckKind::Nak(None)).await.unwrap();
+        looks_and_polls_nothing(&lagging, &w.known()).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

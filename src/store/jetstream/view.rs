@@ -79,7 +79,7 @@ impl View {
     }
 
     /// Whether what stands at that sequence, or something later, is known of the session.
-    fn is_past(&self, id: SessionId, sequence: u64) -> bool {
+    pub(super) fn is_past(&self, id: SessionId, sequence: u64) -> bool {
         self.held.get(&id).is_some_and(|held| held.revision >= sequence)
     }
 

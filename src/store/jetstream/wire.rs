@@ -7,6 +7,11 @@ use serde_json::value::RawValue;
 
 use crate::domain::{Cause, Record, Session, SessionId, Timestamp};
 
+/// What a message says that is a number alone.
+pub(super) fn number(body: &[u8]) -> Option<u64> {
+    std::str::from_utf8(body).ok()?.parse().ok()
+}
+
 /// In whose name a session is tracked: owners of session files.
 pub(super) type Owners = BTreeSet<String>;
 
