@@ -56,22 +56,22 @@ impl Inner {
                     .filter_map(|&id| {
                         let known = view.get(id);
                         let change = decide(id, known.as_ref(), now)?;
-                        let revision =
-                            known.map_or_else(|| view.place_of_unknown(id), |known| known.revision);
-                        Some(Change { revision, ..change })
+                        Some(Change { revision: view.place(id), ..change })
                     })
                     .collect()
             };
             let mut again = Vec::new();
             for batch in self.batches(changes, most)? {
                 if let Err(refused) = self.put(batch).await {
-                    let ids: Vec<SessionId> = refused.iter().map(|c| c.session.id()).collect();
-                    self.look_again(&ids).await;
-                    again.extend(ids);
+                    let place = |change: &Change| (change.session.id(), change.revision);
+                    let refused: Vec<_> = refused.iter().map(place).collect();
+                    again.extend(refused.iter().map(|(id, _)| *id));
+                    if self.finds_what_came_first(&refused).await {
+                        most = (most / 4).max(1);
+                    }
                 }
             }
             ids = again;
-            most = (most / 4).max(1);
         }
         Ok(())
     }
@@ -159,6 +159,22 @@ impl Inner {
             }
         }
         self.changed.notify_waiters();
+    }
+
+    /// Looks again at sessions that were not to be changed where they stood; whether one of them has
+    /// moved on. If none has, what came first is still on its way through the servers, or is lost with
+    /// one of them, and the same change may yet be made in a moment, which is waited for.
+    pub(super) async fn finds_what_came_first(&self, refused: &[(SessionId, u64)]) -> bool {
+        let ids: Vec<SessionId> = refused.iter().map(|(id, _)| *id).collect();
+        self.look_again(&ids).await;
+        let found = {
+            let view = self.view();
+            refused.iter().any(|&(id, revision)| view.place(id) != revision)
+        };
+        if !found {
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+        found
     }
 
     pub(super) fn fails(&self, error: &str) {

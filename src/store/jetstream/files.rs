@@ -145,7 +145,7 @@ impl Inner {
             Message::over(subjects.due(id)),
         ];
         if self.persist(messages).await == Err(Stale) {
-            self.look_again(&[id]).await;
+            self.finds_what_came_first(&[(id, known.revision)]).await;
         } else {
             self.view().forget(id);
         }

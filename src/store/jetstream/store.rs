@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::batch::Message;
 use super::change::Change;
-use super::link::{Link, Preflight};
+use super::link::{AGAIN_AFTER, Link, Preflight};
 use super::nodes::{Cluster, HEARTBEAT_EVERY, LastMinute, Nodes};
 use super::polls::{ACK_WAIT, Desk, Look, Word};
 use super::settings::Settings;
@@ -441,6 +441,9 @@ impl Store for JetStreamStore {
             if let Some(found) = inner.insist(|| inner.link.last(&subject)).await {
                 inner.take_api(found.sequence, &found.body);
             }
+            if inner.api().0 == revision {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
         }
     }
 
@@ -462,7 +465,6 @@ impl Store for JetStreamStore {
                 inner.desk().finish(id);
             }
             Err(StoreError::Stale(_)) => {
-                inner.look_again(&[id]).await;
                 inner.desk().put_back(id);
                 inner.changed.notify_waiters();
             }

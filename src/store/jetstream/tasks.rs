@@ -209,7 +209,7 @@ impl Inner {
         match self.commit(change).await {
             Ok(()) => self.desk().finish(id),
             // Somebody else has moved it on, and its tick is looked at again.
-            Err(StoreError::Stale(_)) => self.look_again(&[id]).await,
+            Err(StoreError::Stale(_)) => {}
             Err(error) => tracing::error!(session = %id, "a poll could not be put off: {error}"),
         }
     }

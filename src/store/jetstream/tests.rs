@@ -17,6 +17,7 @@ mod nats {
     use crate::store::conformance::{
         OnNats, World, answer, entry, id, ids, kinds, lines, patiently,
     };
+    use crate::store::jetstream::batch::Message;
     use crate::store::jetstream::change::Change;
     use crate::store::jetstream::nodes::HEARTBEAT_EVERY;
     use crate::store::jetstream::view::Known;
@@ -280,6 +281,34 @@ mod nats {
         set_back(&lagging, &tracked, &w.known()).await;
         tick.ack_with(AckKind::Nak(None)).await.unwrap();
         looks_and_polls_nothing(&lagging, &w.known()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_refused_where_nothing_came_first_is_made_once_it_can_be() {
+        let w = Shared::begin().await;
+        w.track(&[1]).await;
+        let Known { session, named_by, .. } = w.known();
+        let state = State { session: Session::clone(&session), named_by: Owners::clone(&named_by) };
+        let link = &w.store.inner.link;
+        let last = async || link.stream.get_info().await.unwrap().state.last_sequence;
+        // A node that has heard of what the leader doesn't show yet.
+        let place = last().await + 1_000;
+        w.store.inner.view().take(id(1), place, Some(state.clone()), &w.policy.borrow());
+        let decided = w.decide(&w.lease().await, answer("REQUIRED"));
+        let mut made = std::pin::pin!(w.store.inner.commit(Change::of(&w.known(), decided)));
+        assert!(w.briefly(made.as_mut()).await.is_pending(), "refused as stale");
+        let body = serde_json::to_vec(&state).unwrap();
+        let fill = async || {
+            let last = last().await;
+            let gap = || Message::new(link.subjects.gap(), Vec::new());
+            let mut messages = vec![gap().behind(last)];
+            messages.extend((last + 2..place).map(|_| gap()));
+            messages.push(Message::new(link.subjects.state(id(1)), body.clone()));
+            link.publish(messages).await.is_ok()
+        };
+        until(fill).await;
+        patiently(made).await.unwrap();
+        assert_eq!(recorded(&w.store).await, [format!("{}/1", id(1)), format!("{}/2", id(1))]);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

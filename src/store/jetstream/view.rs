@@ -95,9 +95,10 @@ impl View {
         Some(Known { session: self.registry.session(id)?, revision, named_by })
     }
 
-    /// What a session that isn't known is to be begun behind.
-    pub(super) fn place_of_unknown(&self, id: SessionId) -> u64 {
-        self.over.get(&id).copied().unwrap_or(0)
+    /// What the session's next value is to stand behind.
+    pub(super) fn place(&self, id: SessionId) -> u64 {
+        let over = || self.over.get(&id).copied().unwrap_or(0);
+        self.held.get(&id).map_or_else(over, |held| held.revision)
     }
 
     /// Where the session's subject stands that holds no session; 0 if it holds nothing.

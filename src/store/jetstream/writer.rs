@@ -16,18 +16,36 @@ use crate::store::StoreError;
 /// Sessions taken into a batch at most; each has two messages at least.
 const TOGETHER: usize = batch::MOST / 2;
 
-type Answer = oneshot::Sender<Result<(), StoreError>>;
+/// What became of a change; it is given back if somebody else seems to have been first.
+type Outcome = Result<(), Refused>;
+type Answer = oneshot::Sender<Outcome>;
+
+pub(super) enum Refused {
+    Stale(Box<Change>),
+    Failed(StoreError),
+}
 
 /// A change that a batch is wanted for, and who waits for it.
 pub(super) type Commit = (Change, Answer);
 
 impl Inner {
-    /// Makes a session's change durable, together with those of others; it is refused alone.
-    pub(super) async fn commit(&self, change: Change) -> Result<(), StoreError> {
+    /// Makes a session's change durable, together with those of others; it is refused alone, and
+    /// what is known of the session is then what overtook it.
+    pub(super) async fn commit(&self, mut change: Change) -> Result<(), StoreError> {
         let ended = || StoreError::Failed("the store is being closed".to_owned());
-        let (answer, answered) = oneshot::channel();
-        self.commits.send((change, answer)).map_err(|_| ended())?;
-        answered.await.map_err(|_| ended())?
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.commits.send((change, answer)).map_err(|_| ended())?;
+            change = match answered.await.map_err(|_| ended())? {
+                Ok(()) => return Ok(()),
+                Err(Refused::Failed(error)) => return Err(error),
+                Err(Refused::Stale(change)) => *change,
+            };
+            let id = change.session.id();
+            if self.finds_what_came_first(&[(id, change.revision)]).await {
+                return Err(StoreError::Stale(id));
+            }
+        }
     }
 
     pub(super) async fn write(self: Arc<Self>, mut commits: mpsc::UnboundedReceiver<Commit>) {
@@ -46,7 +64,9 @@ impl Inner {
             let batches = match self.batches(changes, batch::MOST) {
                 Ok(batches) => batches,
                 Err(error) => {
-                    tell(answers, &Err(error));
+                    for answer in answers {
+                        tell(answer, Err(Refused::Failed(error.clone())));
+                    }
                     continue;
                 }
             };
@@ -54,10 +74,9 @@ impl Inner {
             for batch in batches {
                 let answers = answers.by_ref().take(batch.changes.len());
                 match self.put(batch).await {
-                    Ok(()) => tell(answers, &Ok(())),
-                    Err(mut refused) if refused.len() == 1 => {
-                        let stale = refused.remove(0).session.id();
-                        tell(answers, &Err(StoreError::Stale(stale)));
+                    Ok(()) => answers.for_each(|answer| tell(answer, Ok(()))),
+                    Err(refused) if refused.len() == 1 => {
+                        give_back(refused.into_iter().zip(answers))
                     }
                     Err(refused) => {
                         let moved_on = self.moved_on(&refused).await;
@@ -68,9 +87,7 @@ impl Inner {
                             groups.push(rest.split_off(rest.len() / 2));
                         }
                         groups.push(rest);
-                        for (change, answer) in stale {
-                            tell([answer], &Err(StoreError::Stale(change.session.id())));
-                        }
+                        give_back(stale);
                     }
                 }
             }
@@ -91,9 +108,13 @@ impl Inner {
     }
 }
 
-fn tell(answers: impl IntoIterator<Item = Answer>, answer: &Result<(), StoreError>) {
-    for waiting in answers {
-        // Whoever doesn't wait any more need not be told.
-        let _ = waiting.send(answer.clone());
+fn give_back(stale: impl IntoIterator<Item = Commit>) {
+    for (change, answer) in stale {
+        tell(answer, Err(Refused::Stale(Box::new(change))));
     }
+}
+
+fn tell(answer: Answer, outcome: Outcome) {
+    // Whoever doesn't wait any more need not be told.
+    let _ = answer.send(outcome);
 }
