@@ -56,7 +56,9 @@
 //!
 //! A batch that was sent and never answered may be in the stream or not. It is sent again, under
 //! the same guard: what is refused then was overtaken, or was there already, and either way the
-//! stream holds the truth.
+//! stream holds the truth. Where the stream shows nothing later than what was decided against, what
+//! came first is still on its way through the servers, and may never arrive: the batch is sent again
+//! until one or the other is there.
 
 mod access;
 mod archive;
