@@ -71,8 +71,8 @@ impl Server {
             }
             assert!(
                 Instant::now() < deadline,
-                "nats-server does not start; see {}/log",
-                directory.display()
+                "nats-server does not start:\n{}",
+                std::fs::read_to_string(directory.join("log")).unwrap_or_default()
             );
             std::thread::yield_now();
         };

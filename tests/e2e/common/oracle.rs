@@ -268,11 +268,12 @@ impl Life {
         is_witnessed: &dyn Fn(Timestamp) -> bool,
         score: &mut Score,
     ) {
+        let all = || lines(events.iter().copied());
         let nexts = self.answers.iter().skip(1).copied().chain([Timestamp::MAX]);
         let answers = self.answers.iter().copied().zip(nexts);
         let witnessed: Vec<_> = answers.filter(|(answer, _)| is_witnessed(*answer)).collect();
         if !events.iter().any(|event| event.kind() == "session.observed") {
-            assert!(witnessed.is_empty(), "answered and never observed: {events:?}");
+            assert!(witnessed.is_empty(), "answered and never observed:\n{}", all());
             return;
         }
         let told = told(events);
@@ -290,7 +291,13 @@ impl Life {
                 let by_then = |told: &&Told| told.before <= next.minus(2 * TICK);
                 let known = told.iter().rfind(by_then).and_then(|told| told.value.as_ref());
                 let truth = timeline[place].1.as_ref();
-                assert_eq!(known, truth, "{resource} in the answer of {answer}: {events:#?}");
+                assert_eq!(
+                    known,
+                    truth,
+                    "{resource} in the answer of {answer}, of {}:\n{}",
+                    self.answers.iter().map(Timestamp::to_string).collect::<Vec<_>>().join(", "),
+                    all()
+                );
             }
             score.happened += timeline.len() - 1;
             score.due += seen.len().saturating_sub(1);
@@ -302,7 +309,7 @@ impl Life {
         let ended = |event: &&&Event| event.kind() == "session.ended";
         let by_itself = |event: &&&Event| ended(event) && event.text("reason") != "untracked";
         let ends = events.iter().filter(by_itself).count();
-        assert!(ends <= usize::from(self.completed), "ended without a reason: {events:#?}");
+        assert!(ends <= usize::from(self.completed), "ended without a reason:\n{}", all());
     }
 }
 

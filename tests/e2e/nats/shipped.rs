@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
 
@@ -133,10 +134,13 @@ impl Shipped {
     }
 }
 
-/// A free port, which whoever is told of it has to be quick to take.
+/// A free port of those that the kernel gives to nobody who asks for any, so that whoever is told of it
+/// finds it free again when it comes back to it.
 pub(super) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.find(is_free).expect("a free port")
 }
 
 fn replaced(text: &str, from: &str, to: &str) -> String {
