@@ -35,7 +35,7 @@ use crate::store::jetstream::{Settings, Sweep};
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Longer than any step takes; reached only by a test that fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A kind of store, and the place where one of them is.
 pub(super) trait Home: Default + Send + Sync + 'static {

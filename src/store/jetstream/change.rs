@@ -66,12 +66,11 @@ impl Inner {
                     let place = |change: &Change| (change.session.id(), change.revision);
                     let refused: Vec<_> = refused.iter().map(place).collect();
                     again.extend(refused.iter().map(|(id, _)| *id));
-                    if self.finds_what_came_first(&refused).await {
-                        most = (most / 4).max(1);
-                    }
+                    self.finds_what_came_first(&refused).await;
                 }
             }
             ids = again;
+            most = (most / 4).max(1);
         }
         Ok(())
     }

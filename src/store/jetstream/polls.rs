@@ -141,8 +141,13 @@ impl Desk {
     pub(super) fn finish(&mut self, id: SessionId) {
         let ticks = [self.in_flight.remove(&id), self.held.remove(&id)];
         for tick in ticks.into_iter().flatten() {
-            self.say(&tick.reply, AckKind::Ack);
+            self.done_with(&tick.reply);
         }
+    }
+
+    /// A tick that was not taken in has led to what it was for.
+    pub(super) fn done_with(&self, reply: &Subject) {
+        self.say(reply, AckKind::Ack);
     }
 
     /// The session's poll has come to nothing; somebody has to look again.

@@ -173,12 +173,15 @@ impl Inner {
                     self.look_again(&[id]).await;
                 }
                 taken += 1;
+                if self.spread(id).await {
+                    self.desk().done_with(&reply);
+                    continue;
+                }
                 self.desk().take_in(id, reply);
                 if self.is_leaving() {
                     self.desk().hand_all_back();
                     continue;
                 }
-                self.spread(id).await;
                 self.changed.notify_waiters();
             }
         }
@@ -186,32 +189,37 @@ impl Inner {
 
     /// Whether what is known of the session is what led to this tick, or later. Of one that comes for
     /// another time, or because the last was lost, nobody can tell.
-    fn is_abreast_of(&self, id: SessionId, tick: &async_nats::jetstream::Message) -> bool {
+    pub(super) fn is_abreast_of(
+        &self,
+        id: SessionId,
+        tick: &async_nats::jetstream::Message,
+    ) -> bool {
         let is_first = tick.info().is_ok_and(|info| info.delivered == 1);
         let stands_at = wire::number(&tick.payload).filter(|_| is_first);
         stands_at.is_some_and(|stands_at| self.view().is_past(id, stands_at))
     }
 
-    /// Puts off the poll of a session that fell due while polls paused.
-    async fn spread(&self, id: SessionId) {
-        let Some(paused_until) = self.paused_until() else { return };
-        let Some(known) = self.known(id) else { return };
+    /// Puts off the poll of a session that fell due while polls paused; whether it is put off.
+    async fn spread(&self, id: SessionId) -> bool {
+        let Some(paused_until) = self.paused_until() else { return false };
+        let Some(known) = self.known(id) else { return false };
         if known.session.schedule().poll_at > paused_until || known.session.ended().is_some() {
-            return;
+            return false;
         }
         let mut session = Session::clone(&known.session);
         session.resume(self.now(), &self.policy(), &mut *self.rng());
         if session.schedule().poll_at <= self.now() || self.desk().is_busy_with(id) {
-            return;
+            return false;
         }
         let named_by = known.named_by.as_ref().clone();
         let change = Change { session, events: Vec::new(), named_by, revision: known.revision };
         match self.commit(change).await {
-            Ok(()) => self.desk().finish(id),
+            Ok(()) => return true,
             // Somebody else has moved it on, and its tick is looked at again.
             Err(StoreError::Stale(_)) => {}
             Err(error) => tracing::error!(session = %id, "a poll could not be put off: {error}"),
         }
+        false
     }
 
     pub(super) async fn talk(self: Arc<Self>, mut words: mpsc::UnboundedReceiver<Word>) {

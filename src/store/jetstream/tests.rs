@@ -5,7 +5,6 @@ mod nats {
     use std::time::Duration;
 
     use async_nats::jetstream::AckKind;
-    use async_nats::jetstream::consumer::PullConsumer;
     use futures_util::StreamExt;
     use futures_util::future::join_all;
 
@@ -15,7 +14,7 @@ mod nats {
     };
     use crate::metrics::Metrics;
     use crate::store::conformance::{
-        OnNats, World, answer, entry, id, ids, kinds, lines, patiently,
+        OnNats, PATIENCE, World, answer, entry, id, ids, kinds, lines, patiently,
     };
     use crate::store::jetstream::batch::Message;
     use crate::store::jetstream::change::Change;
@@ -35,6 +34,12 @@ mod nats {
         /// What is known of session 1.
         fn known(&self) -> Known {
             self.store.inner.known(id(1)).unwrap()
+        }
+
+        /// The next tick, by another's hands.
+        async fn tick(&self) -> async_nats::jetstream::Message {
+            let ticks = self.store.inner.polls.fetch().max_messages(1).expires(PATIENCE);
+            ticks.messages().await.unwrap().next().await.unwrap().unwrap()
         }
 
         /// The store is gone without a word, and a node of that name opens it again.
@@ -206,6 +211,16 @@ mod nats {
         assert_eq!(w.lease().await.session.id(), id(1));
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_is_abreast_of_a_tick_asks_nobody() {
+        let w = Shared::begin().await;
+        w.policy.send_replace(Policy { interval: SECOND, jitter: 0.0, ..Policy::default() }.into());
+        w.track(&[1]).await;
+        w.poll(answer("REQUIRED")).await;
+        let tick = w.tick().await;
+        assert!(w.store.inner.is_abreast_of(id(1), &tick));
+    }
+
     /// Another node, and the first by name, so that it looks for lost ticks, every so often.
     async fn sweeping(w: &Shared, every: Duration) -> JetStreamStore {
         let sweep = Sweep { every, ..w.home.settings.sweep };
@@ -262,13 +277,7 @@ mod nats {
         let w = Shared::begin().await;
         let lagging = sweeping(&w, 3_600 * SECOND).await;
         w.track(&[1]).await;
-        let context = async_nats::jetstream::new(
-            async_nats::connect(w.home.settings.servers[0].as_str()).await.unwrap(),
-        );
-        let stream = context.get_stream(&w.home.settings.name).await.unwrap();
-        let ticks: PullConsumer = stream.get_consumer("polls").await.unwrap();
-        let mut ticks = ticks.fetch().max_messages(1).messages().await.unwrap();
-        let tick = patiently(ticks.next()).await.unwrap().unwrap();
+        let tick = w.tick().await;
         let tracked = w.known();
         let polled = Lease {
             session: Session::clone(&tracked.session),

@@ -103,6 +103,10 @@ impl View {
 
     /// Where the session's subject stands that holds no session; 0 if it holds nothing.
     pub(super) fn is_over(&mut self, id: SessionId, revision: u64) {
+        // What stands there was begun anew since.
+        if revision > 0 && self.is_past(id, revision) {
+            return;
+        }
         self.forget(id);
         match revision {
             0 => self.over.remove(&id),

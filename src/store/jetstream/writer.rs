@@ -4,8 +4,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::batch;
 use super::change::Change;
@@ -15,6 +17,9 @@ use crate::store::StoreError;
 
 /// Sessions taken into a batch at most; each has two messages at least.
 const TOGETHER: usize = batch::MOST / 2;
+
+/// What came first is there by then, or a leader that can't bring it about is none any more.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// What became of a change; it is given back if somebody else seems to have been first.
 type Outcome = Result<(), Refused>;
@@ -29,10 +34,10 @@ pub(super) enum Refused {
 pub(super) type Commit = (Change, Answer);
 
 impl Inner {
-    /// Makes a session's change durable, together with those of others; it is refused alone, and
-    /// what is known of the session is then what overtook it.
+    /// Makes a session's change durable, together with those of others; it is refused alone.
     pub(super) async fn commit(&self, mut change: Change) -> Result<(), StoreError> {
         let ended = || StoreError::Failed("the store is being closed".to_owned());
+        let mut refused_since = None;
         loop {
             let (answer, answered) = oneshot::channel();
             self.commits.send((change, answer)).map_err(|_| ended())?;
@@ -43,6 +48,16 @@ impl Inner {
             };
             let id = change.session.id();
             if self.finds_what_came_first(&[(id, change.revision)]).await {
+                return Err(StoreError::Stale(id));
+            }
+            if refused_since.get_or_insert_with(Instant::now).elapsed() > ARRIVES_WITHIN {
+                tracing::warn!(
+                    stream = self.link.name,
+                    session = %id,
+                    "the servers refuse what was decided of the session and show nothing that came \
+                     first; it is polled again. If this is said again and again, restart ibvwatch: \
+                     it reads what the stream holds then"
+                );
                 return Err(StoreError::Stale(id));
             }
         }
@@ -76,7 +91,7 @@ impl Inner {
                 match self.put(batch).await {
                     Ok(()) => answers.for_each(|answer| tell(answer, Ok(()))),
                     Err(refused) if refused.len() == 1 => {
-                        give_back(refused.into_iter().zip(answers))
+                        give_back(refused.into_iter().zip(answers));
                     }
                     Err(refused) => {
                         let moved_on = self.moved_on(&refused).await;
