@@ -293,6 +293,18 @@ mod nats {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_end_that_is_heard_of_late_forgets_nothing_that_was_begun_since() {
+        let w = Shared::begin().await;
+        w.track(&[1]).await;
+        let begun = w.known().revision;
+        w.store.inner.view().is_over(id(1), begun - 1);
+        assert_eq!(w.known().revision, begun);
+        w.store.inner.view().is_over(id(1), begun + 1);
+        assert_eq!(w.session(1).await, None);
+        assert_eq!(w.store.inner.view().place(id(1)), begun + 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_is_refused_where_nothing_came_first_is_made_once_it_can_be() {
         let w = Shared::begin().await;
         w.track(&[1]).await;

@@ -54,9 +54,8 @@ impl Inner {
                 tracing::warn!(
                     stream = self.link.name,
                     session = %id,
-                    "the servers refuse what was decided of the session and show nothing that came \
-                     first; it is polled again. If this is said again and again, restart ibvwatch: \
-                     it reads what the stream holds then"
+                    "what was decided of the session is refused, and nothing came first: it is polled \
+                     again; if this goes on, restart ibvwatch, which reads anew what the stream holds"
                 );
                 return Err(StoreError::Stale(id));
             }

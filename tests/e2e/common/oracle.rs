@@ -22,8 +22,8 @@ const SLACK: Duration = Duration::from_millis(100);
 /// A lease of a session lasts for 15 s, and is no older than the answer before: where three answers
 /// follow each other so soon, no lease can have run out behind the one in the middle.
 const IN_TURN: Duration = Duration::from_secs(5);
-/// Two answers that are no further apart were given to two nodes, one of which has lost its lease. Only
-/// one of them is recorded then. Whoever asks in turn asks 2 s later, less at most a tenth of it.
+/// Of two answers that are no further apart, one was to a node that didn't have the session, and what
+/// it decides is refused. Whoever asks in turn asks 2 s later, less at most a tenth of it.
 const SIDE_BY_SIDE: Duration = Duration::from_millis(1_750);
 /// Pipes of several processes are read apart, on a busy machine.
 const READ_WITHIN: Duration = Duration::from_secs(3);
