@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -137,9 +138,12 @@ impl Shipped {
 /// A free port of those that the kernel gives to nobody who asks for any, so that whoever is told of it
 /// finds it free again when it comes back to it.
 pub(super) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    /// Apart from those of tests that another process runs at the same time.
+    static NEXT: LazyLock<AtomicU32> =
+        LazyLock::new(|| AtomicU32::new(10_000 + std::process::id() % 700 * 30));
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let next = || NEXT.fetch_add(1, Ordering::Relaxed).try_into().expect("a port");
+    let mut ports = std::iter::repeat_with(next);
     ports.find(is_free).expect("a free port")
 }
 
