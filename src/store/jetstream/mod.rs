@@ -58,7 +58,7 @@
 //! the same guard: what is refused then was overtaken, or was there already, and either way the
 //! stream holds the truth. Where the stream shows nothing later than what was decided against, what
 //! came first is still on its way through the servers, and may never arrive: the batch is sent again
-//! until one or the other is there.
+//! until one or the other is there, that of a poll for half a minute (`writer`).
 
 mod access;
 mod archive;
