@@ -159,7 +159,7 @@ impl Registry {
     /// Plans sessions anew that are not being polled: those that `plan` says it has changed.
     pub(super) fn replan(&mut self, policy: &Policy, mut plan: impl FnMut(&mut Session) -> bool) {
         for seat in self.live_seats() {
-            if self.is_leased(seat) {
+            if self.is_leased(self.slot(seat)) {
                 continue;
             }
             let session = self.slot(seat).session();
@@ -226,8 +226,8 @@ impl Registry {
         }
     }
 
-    fn is_leased(&self, seat: Seat) -> bool {
-        self.leases.contains_key(&self.slot(seat).id)
+    fn is_leased(&self, slot: &Slot) -> bool {
+        self.leases.contains_key(&slot.id)
     }
 
     /// At most `limit` sessions that are to be saved, and taken for saved from here on; with whom
@@ -259,7 +259,7 @@ impl Registry {
         self.sort();
         let forgettable = |slot: &&Slot| {
             let over = slot.session.ended().is_some_and(|(_, at)| at < before);
-            over && !slot.session.is_listed() && !self.leases.contains_key(&slot.id)
+            over && !slot.session.is_listed() && !self.is_leased(slot)
         };
         let slots = self.order.iter().map(|&seat| self.slot(seat));
         slots.filter(forgettable).take(limit).map(|slot| Arc::new(slot.session())).collect()
@@ -418,7 +418,7 @@ impl Registry {
     /// Queues the session for when it wants attention. Nothing puts the poll of a session in
     /// flight off, so one that comes back without an answer is due at once.
     fn enqueue(&mut self, seat: Seat, session: &Session, policy: &Policy) {
-        match session.wake(policy).filter(|_| !self.is_leased(seat)) {
+        match session.wake(policy).filter(|_| !self.is_leased(self.slot(seat))) {
             Some(wake) => self.queue.set(seat, wake),
             None => self.queue.remove(seat),
         }

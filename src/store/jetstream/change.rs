@@ -144,12 +144,12 @@ impl Inner {
         }
     }
 
-    /// Takes the sessions' latest values from the leader.
-    pub(super) async fn look_again(&self, ids: &[SessionId]) {
+    /// Takes the session's latest value from the leader.
+    pub(super) async fn look_again(&self, id: SessionId) {
         let policy = self.policy();
-        for &id in ids {
-            let subject = self.link.subjects.state(id);
-            let found = self.insist(|| self.link.last(&subject)).await;
+        let subject = self.link.subjects.state(id);
+        let found = self.insist(|| self.link.last(&subject)).await;
+        {
             let mut view = self.view();
             match found {
                 Some(found) if found.body.is_empty() => view.is_over(id, found.sequence),
@@ -164,8 +164,9 @@ impl Inner {
     /// moved on. If none has, what came first is still on its way through the servers, or is lost with
     /// one of them, and the same change may yet be made in a moment, which is waited for.
     pub(super) async fn finds_what_came_first(&self, refused: &[(SessionId, u64)]) -> bool {
-        let ids: Vec<SessionId> = refused.iter().map(|(id, _)| *id).collect();
-        self.look_again(&ids).await;
+        for (id, _) in refused {
+            self.look_again(*id).await;
+        }
         let found = {
             let view = self.view();
             refused.iter().any(|&(id, revision)| view.place(id) != revision)

@@ -170,7 +170,7 @@ impl Inner {
                 };
                 let Some(reply) = message.reply.clone() else { continue };
                 if !self.is_abreast_of(id, &message) {
-                    self.look_again(&[id]).await;
+                    self.look_again(id).await;
                 }
                 taken += 1;
                 if self.spread(id).await {

@@ -228,14 +228,16 @@ mod nats {
         JetStreamStore::open(&settings, 64, &w.context()).await.unwrap().0
     }
 
+    fn state(Known { session, named_by, .. }: &Known) -> State {
+        State { session: Session::clone(session), named_by: Owners::clone(named_by) }
+    }
+
     /// Forgets what a node has heard of session 1 since it stood there, once it has heard it all.
     async fn set_back(node: &JetStreamStore, to: &Known, heard: &Known) {
         until(async || node.inner.view().is_past(id(1), heard.revision)).await;
-        let Known { session, revision, named_by } = to.clone();
-        let state = State { session: Session::clone(&session), named_by: Owners::clone(&named_by) };
         let (mut view, policy) = (node.inner.view(), node.inner.policy());
         view.forget(id(1));
-        assert!(view.take(id(1), revision, Some(state), &policy));
+        assert!(view.take(id(1), to.revision, Some(state(to)), &policy));
     }
 
     /// Waits until the node knows where session 1 stands, while it would take a poll of it.
@@ -308,8 +310,7 @@ mod nats {
     async fn what_is_refused_where_nothing_came_first_is_made_once_it_can_be() {
         let w = Shared::begin().await;
         w.track(&[1]).await;
-        let Known { session, named_by, .. } = w.known();
-        let state = State { session: Session::clone(&session), named_by: Owners::clone(&named_by) };
+        let state = state(&w.known());
         let link = &w.store.inner.link;
         let last = async || link.stream.get_info().await.unwrap().state.last_sequence;
         // A node that has heard of what the leader doesn't show yet.

@@ -21,11 +21,12 @@ const TOGETHER: usize = batch::MOST / 2;
 /// What came first is there by then, or a leader that can't bring it about is none any more.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
-/// What became of a change; it is given back if somebody else seems to have been first.
-type Outcome = Result<(), Refused>;
+type Outcome = Result<(), NotMade>;
 type Answer = oneshot::Sender<Outcome>;
 
-pub(super) enum Refused {
+/// Why a change was not made.
+pub(super) enum NotMade {
+    /// Somebody else seems to have been first; it is given back.
     Stale(Box<Change>),
     Failed(StoreError),
 }
@@ -43,8 +44,8 @@ impl Inner {
             self.commits.send((change, answer)).map_err(|_| ended())?;
             change = match answered.await.map_err(|_| ended())? {
                 Ok(()) => return Ok(()),
-                Err(Refused::Failed(error)) => return Err(error),
-                Err(Refused::Stale(change)) => *change,
+                Err(NotMade::Failed(error)) => return Err(error),
+                Err(NotMade::Stale(change)) => *change,
             };
             let id = change.session.id();
             if self.finds_what_came_first(&[(id, change.revision)]).await {
@@ -79,7 +80,7 @@ impl Inner {
                 Ok(batches) => batches,
                 Err(error) => {
                     for answer in answers {
-                        tell(answer, Err(Refused::Failed(error.clone())));
+                        tell(answer, Err(NotMade::Failed(error.clone())));
                     }
                     continue;
                 }
@@ -124,7 +125,7 @@ impl Inner {
 
 fn give_back(stale: impl IntoIterator<Item = Commit>) {
     for (change, answer) in stale {
-        tell(answer, Err(Refused::Stale(Box::new(change))));
+        tell(answer, Err(NotMade::Stale(Box::new(change))));
     }
 }
 
